@@ -1,0 +1,46 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""TransFusion (ECCV 2024) for anomalib.
+
+Importing this package costs nothing: it registers the plugin and resolves its public names on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from anomalib_transfusion import plugin
+
+if TYPE_CHECKING:
+    from anomalib_transfusion.data import DemoSurface, MVTec
+    from anomalib_transfusion.models import TransFusion, TransFusionModel
+
+__version__ = "0.1.0"
+
+__all__ = ["DemoSurface", "MVTec", "TransFusion", "TransFusionModel"]
+
+_PUBLIC = {
+    "DemoSurface": "anomalib_transfusion.data",
+    "MVTec": "anomalib_transfusion.data",
+    "TransFusion": "anomalib_transfusion.models",
+    "TransFusionModel": "anomalib_transfusion.models",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Import a public name when it is first asked for."""
+    if name not in _PUBLIC:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names before they are imported."""
+    return sorted({*globals(), *__all__})
+
+
+# Also without PyTorch's autoload (TORCH_DEVICE_BACKEND_AUTOLOAD=0), an import of the package is enough.
+plugin.register()

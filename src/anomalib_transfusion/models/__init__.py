@@ -1,0 +1,11 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The models of this plugin."""
+
+# First, so that the post-import hook of the plugin has run before our own modules are half imported.
+import anomalib.models  # noqa: F401  # isort: skip
+
+from .transfusion import TransFusion, TransFusionModel
+
+__all__ = ["TransFusion", "TransFusionModel"]

@@ -1,0 +1,431 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""TransFusion for anomalib's engine: training, validation, testing and prediction."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_transfusion.visualization import ResultSheet
+
+from .loss import LossTerms, TransFusionLoss
+from .numerics import LossGuard, restore_random_state, save_random_state, seeded
+from .torch_model import MaskAggregation, TransFusionModel, check_image_size
+from .training_sample import TextureSource, TrainingSampler
+from .transparency import Schedule
+from .validation import RareValidation, typed_by_user
+
+__all__ = ["TransFusion"]
+
+DEFAULT_IMAGE_SIZE = (256, 256)
+RANDOM_STATE_KEY = "transfusion_random_state"
+
+
+class TransFusion(AnomalibModule):
+    """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
+
+    The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
+    step while it localises them. Image sides must be multiples of ``2 ** (len(channel_multipliers) - 1)``.
+
+    Args:
+        timesteps (int): Number of timesteps T of the diffusion process.
+            Defaults to ``20``.
+        schedule (str): Transparency schedule: ``linear``, ``quadratic`` or ``root`` (paper Table 4).
+            Defaults to ``"linear"``.
+        base_channels (int): Channels of the network at the highest resolution, a multiple of 8.
+            Defaults to ``64``.
+        channel_multipliers (Sequence[int]): Channels of each level as multiples of ``base_channels``, highest
+            resolution first.
+            Defaults to ``(1, 2, 4, 8)``.
+        num_blocks (int): Residual blocks a level.
+            Defaults to ``2``.
+        attention_levels (Sequence[int]): Levels with attention; negative ones count from the lowest resolution.
+            Defaults to ``(-2, -1)``.
+        positional_encoding (bool): Whether the network sees the row of each pixel.
+            Defaults to ``True``.
+        previous_mask (bool): Whether the network sees the mask of the step before.
+            Defaults to ``True``.
+        num_inference_steps (int | None): Network passes at test time, over timesteps spread evenly; ``None`` runs all
+            of them. No retraining is needed.
+            Defaults to ``None``.
+        start_timestep (int | None): First timestep of the reverse process. ``None`` starts where the anomaly is opaque
+            (the paper's); the published code starts one step lower, at 18 of 20.
+            Defaults to ``None``.
+        mask_divisor (int | None): What the sum of the masks is divided by. ``None`` gives their mean (the paper's); the
+            published code divides by one more, 19.
+            Defaults to ``None``.
+        mask_aggregation (str): ``mean`` of the masks of all steps or the ``last`` mask only.
+            Defaults to ``"mean"``.
+        discriminative_weight (float): Weight lambda of the masks against the reconstruction error in the anomaly map
+            (Eq. 10), in [0, 1]; 1 uses the masks alone, 0 the reconstruction error alone.
+            Defaults to ``0.95``.
+        filter_size (int): Side in pixels of the mean filter over the anomaly map (Eq. 10), odd.
+            Defaults to ``7``.
+        normal_weight (float): Weight of the normal appearance loss (Eq. 5); 0 switches it off, as for the next three.
+            Defaults to ``1.0``.
+        mask_weight (float): Weight of the mask loss (Eq. 6).
+            Defaults to ``1.0``.
+        anomaly_weight (float): Weight of the anomaly appearance loss (Eq. 7).
+            Defaults to ``1.0``.
+        consistency_weight (float): Weight of the consistency loss (Eq. 8).
+            Defaults to ``1.0``.
+        focal_weight (float): Weight alpha of the focal loss inside of the mask loss (Eq. 6).
+            Defaults to ``5.0``.
+        dtd_dir (Path | str): Folder of texture photographs in the layout of the Describable Textures Dataset, which is
+            downloaded there when training starts if the folder is absent.
+            Defaults to ``"./datasets/dtd"``.
+        texture_source (str): Where texture anomalies come from: the ``folder`` above (the paper's), the
+            ``photographs`` that scikit-image ships, or ``none``: structure anomalies alone.
+            Defaults to ``"folder"``.
+        foreground (Path | str): Where synthetic anomalies may lie: ``none`` for anywhere, ``estimate`` for the object
+            as estimated from each image, or a folder with one mask for each training image.
+            Defaults to ``"none"``.
+        rotation_probability (float): Share of the training samples that are rotated by up to 20 degrees.
+            Defaults to ``0.3``.
+        learning_rate (float): Learning rate of AdamW.
+            Defaults to ``1e-5``.
+        weight_decay (float): Weight decay of AdamW.
+            Defaults to ``0.01``.
+        full_rate_share (float): Share of the training at the full learning rate, in [0, 1]; after it the rate is
+            multiplied by ``rate_decay``.
+            Defaults to ``800 / 1500``.
+        rate_decay (float): Factor of the learning rate in the rest of the training.
+            Defaults to ``0.1``.
+        pre_processor (PreProcessor | bool, optional): Pre-processor instance or flag to use default (256x256, no crop).
+            It must not normalise: the model scales images to [-1, 1] itself.
+            Defaults to ``True``.
+        post_processor (PostProcessor | bool, optional): Post-processor instance or flag to use default.
+            Defaults to ``True``.
+        evaluator (Evaluator | bool, optional): Evaluator instance or flag to use default.
+            Defaults to ``True``.
+        visualizer (Visualizer | bool, optional): Visualizer instance or flag to use default.
+            Defaults to ``True``.
+
+    Raises:
+        ValueError: If a parameter is impossible; the message names it.
+
+    Example:
+        >>> from anomalib.data import MVTecAD
+        >>> from anomalib.engine import Engine
+        >>> from anomalib.models import TransFusion
+        >>> model = TransFusion()
+        >>> engine = Engine(max_epochs=1500)
+        >>> engine.train(model=model, datamodule=MVTecAD(category="bottle", train_batch_size=8))
+    """
+
+    model: TransFusionModel
+    loss: TransFusionLoss
+
+    def __init__(
+        self,
+        timesteps: int = 20,
+        schedule: Schedule = "linear",
+        base_channels: int = 64,
+        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: int = 2,
+        attention_levels: Sequence[int] = (-2, -1),
+        positional_encoding: bool = True,
+        previous_mask: bool = True,
+        num_inference_steps: int | None = None,
+        start_timestep: int | None = None,
+        mask_divisor: int | None = None,
+        mask_aggregation: MaskAggregation = "mean",
+        discriminative_weight: float = 0.95,
+        filter_size: int = 7,
+        normal_weight: float = 1.0,
+        mask_weight: float = 1.0,
+        anomaly_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        focal_weight: float = 5.0,
+        dtd_dir: Path | str = "./datasets/dtd",
+        texture_source: TextureSource = "folder",
+        foreground: Path | str = "none",
+        rotation_probability: float = 0.3,
+        learning_rate: float = 1e-5,
+        weight_decay: float = 0.01,
+        full_rate_share: float = 800 / 1500,
+        rate_decay: float = 0.1,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        for name, value, largest in (
+            ("learning_rate", learning_rate, float("inf")),
+            ("weight_decay", weight_decay, float("inf")),
+            ("full_rate_share", full_rate_share, 1),
+            ("rate_decay", rate_decay, float("inf")),
+        ):
+            if not 0 <= value <= largest:
+                msg = f"{name}={value} is impossible; expected a number from 0 to {largest}."
+                raise ValueError(msg)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.full_rate_share = full_rate_share
+        self.rate_decay = rate_decay
+
+        self.model = TransFusionModel(
+            timesteps=timesteps,
+            schedule=schedule,
+            base_channels=base_channels,
+            channel_multipliers=channel_multipliers,
+            num_blocks=num_blocks,
+            attention_levels=attention_levels,
+            positional_encoding=positional_encoding,
+            previous_mask=previous_mask,
+            num_inference_steps=num_inference_steps,
+            start_timestep=start_timestep,
+            mask_divisor=mask_divisor,
+            mask_aggregation=mask_aggregation,
+            discriminative_weight=discriminative_weight,
+            filter_size=filter_size,
+        )
+        self.loss = TransFusionLoss(
+            normal_weight=normal_weight,
+            mask_weight=mask_weight,
+            anomaly_weight=anomaly_weight,
+            consistency_weight=consistency_weight,
+            focal_weight=focal_weight,
+        )
+        self.sampler = TrainingSampler(dtd_dir, texture_source, foreground, rotation_probability)
+        self.reconstruction: torch.Tensor | None = None
+        """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
+
+        self._loss_guard = LossGuard()
+        self._seed = 0
+        self._random_state: dict[str, Any] | None = None
+        self._check_pre_processor()
+
+    def _check_pre_processor(self) -> None:
+        """Raise ValueError if the pre-processor normalises or gives images that the network cannot divide."""
+        transform = self.pre_processor.transform if isinstance(self.pre_processor, PreProcessor) else None
+        if transform is None:
+            return
+        if extract_transforms_by_type(transform, Normalize):
+            msg = (
+                f"The pre-processor {transform} normalises, but TransFusion expects images in [0, 1] and scales "
+                "them to [-1, 1] itself. Remove Normalize from the transforms."
+            )
+            raise ValueError(msg)
+        if self.input_size is not None:
+            check_image_size(self.input_size, self.model.network.stride)
+
+    def prepare_data(self) -> None:
+        """Download the texture photographs where they are needed and absent: for training only.
+
+        Raises:
+            RuntimeError: If the download fails; the message says what to pass instead.
+        """
+        if self.trainer.training:
+            self.sampler.prepare()
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add rare validation where the user left the trainer's validation interval at its default."""
+        configured = super().configure_callbacks()
+        callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
+        trainer = self.trainer
+        if trainer.training and trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0:
+            names = ("check_val_every_n_epoch", "val_check_interval", "fast_dev_run", "overfit_batches")
+            if not any(typed_by_user(name) for name in names):
+                callbacks.append(RareValidation(len(self.model.inference_timesteps)))
+                # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
+                trainer.check_val_every_n_epoch = 2
+        return callbacks
+
+    def on_fit_start(self) -> None:
+        """Read the texture photographs before the first batch, and continue the random numbers of a checkpoint."""
+        if self.input_size is not None:
+            self.sampler.build(self.input_size)
+        if self._random_state is None:
+            self._seed = int(torch.randint(2**62, ()))
+        else:
+            restore_random_state(self._random_state)
+            self._random_state = None
+
+    def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
+        """Make anomalies at random timesteps in a batch of normal images, and compute the loss.
+
+        Args:
+            batch (ImageBatch): Normal images and their paths.
+            args: Additional positional arguments (unused).
+            kwargs: Additional keyword arguments (unused).
+
+        Returns:
+            STEP_OUTPUT: Dictionary with the loss.
+
+        Raises:
+            FloatingPointError: If the loss of the step before was not finite; names the step and the terms.
+            ValueError: If the network cannot divide the images' sides.
+        """
+        del args, kwargs
+        images: torch.Tensor = batch.image  # type: ignore[assignment]
+        self.model.check_size(images)
+        # A seed for each step and process: what is drawn depends neither on validation nor on a restart in between.
+        with seeded((self._seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), images.device):
+            sample = self.sampler(images, self.model.beta, batch.image_path)
+        prediction = self.model(sample.x_t, sample.previous_mask, sample.timestep)
+        losses: LossTerms = self.loss(
+            prediction,
+            sample.target,
+            sample.x_t,
+            self.model.beta[sample.timestep].view(-1, 1, 1, 1),
+            self.model.beta[sample.timestep - 1].view(-1, 1, 1, 1),
+        )
+        self._loss_guard.watch(losses, self.trainer.global_step)
+        self.log("train_loss", losses.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))
+        for name in ("normal", "mask", "anomaly", "consistency"):
+            self.log(f"train_loss_{name}", getattr(losses, name).detach(), prog_bar=True, batch_size=len(images))
+        return {"loss": losses.total}
+
+    def validation_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
+        """Run the reverse process on a batch.
+
+        Args:
+            batch (ImageBatch): Images.
+            args: Additional positional arguments (unused).
+            kwargs: Additional keyword arguments (unused).
+
+        Returns:
+            STEP_OUTPUT: The batch with anomaly maps and scores; ``self.reconstruction`` has the reconstructions.
+        """
+        del args, kwargs
+        images: torch.Tensor = batch.image  # type: ignore[assignment]
+        predictions, process = self.model.predict(images)
+        self.reconstruction = ((process.reconstruction + 1) / 2).clamp(0, 1)
+        return batch.update(**predictions._asdict())
+
+    def test_step(self, batch: ImageBatch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
+        """Run the reverse process on a batch, as in :meth:`validation_step`."""
+        return self.validation_step(batch, batch_idx, *args, **kwargs)
+
+    def predict_step(  # type: ignore[override]
+        self,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> STEP_OUTPUT:
+        """Run the reverse process on a batch, as in :meth:`validation_step`."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Set the random numbers of the training aside: data loaders draw from them, also to validate."""
+        super().on_validation_model_zero_grad()
+        self._random_state = save_random_state(self._seed)
+
+    def on_validation_end(self) -> None:
+        """Go on with the random numbers of the training, as if there had been no validation."""
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+            self._random_state = None
+
+    def on_train_epoch_end(self) -> None:
+        """Check the loss of the last step before a checkpoint is written."""
+        self._loss_guard.check()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the random numbers, so that a resumed training continues as if it had never stopped."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[RANDOM_STATE_KEY] = self._random_state or save_random_state(self._seed)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the random numbers where a training is resumed (not where a model is loaded)."""
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self.trainer.training and RANDOM_STATE_KEY in checkpoint:
+            self._random_state = checkpoint[RANDOM_STATE_KEY]
+            self._seed = int(self._random_state["seed"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Configure AdamW, and the drop of its rate after 800 of 1500 epochs, scaled to the trainer's length.
+
+        Where only time limits the training, its length is unknown and the rate stays as it is.
+        """
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        if self.trainer.max_steps > 0:
+            length, interval = self.trainer.max_steps, "step"
+        else:
+            length, interval = self.trainer.max_epochs or -1, "epoch"
+        # The published drop at epoch 800 of 1500 stays exact: 800 is rounded back from 800 / 1500 * 1500.
+        drop = round(self.full_rate_share * length) if length > 0 else float("inf")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda time: 1.0 if time < drop else self.rate_decay)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Get the trainer arguments that the model sets: none that the user would miss.
+
+        Returns:
+            dict[str, Any]: ``num_sanity_val_steps`` is 0, since a reverse process before training tells nothing.
+        """
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Get the learning type of the model.
+
+        Returns:
+            LearningType: The learning type (``LearningType.ONE_CLASS``).
+        """
+        return LearningType.ONE_CLASS
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure the default pre-processor: a resize without a crop, which would cut off defects at the border.
+
+        Args:
+            image_size (tuple[int, int] | None, optional): Height and width in pixels.
+                Defaults to ``(256, 256)``.
+
+        Returns:
+            PreProcessor: Configured pre-processor.
+        """
+        return PreProcessor(transform=Compose([Resize(image_size or DEFAULT_IMAGE_SIZE, antialias=True)]))
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure the default evaluator: AUROC and F1 of images and pixels, and the paper's metrics.
+
+        Returns:
+            Evaluator: Image AUROC in validation; image AUROC and F1, pixel AUROC and F1, and AUPRO in testing.
+        """
+        aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
+        # A setting, not a state: a checkpoint must load whatever metrics it was trained with.
+        aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
+        return Evaluator(
+            val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="image_")],
+            test_metrics=[
+                AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+                F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+                aupro,
+            ],
+        )
+
+    @classmethod
+    def configure_visualizer(cls) -> ResultSheet:
+        """Configure the default visualizer: a result sheet for each image.
+
+        Returns:
+            ResultSheet: Result sheet visualizer.
+        """
+        return ResultSheet()

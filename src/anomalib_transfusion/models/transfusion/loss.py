@@ -1,0 +1,166 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The losses of TransFusion (paper Eq. 5 to 9)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.ops import sigmoid_focal_loss
+
+from .transparency import reverse_step
+from .unet import Prediction
+
+__all__ = ["LossTerms", "Target", "TransFusionLoss", "ssim_loss"]
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+# Of images in [-1, 1]; it sets the two stabilising constants of SSIM.
+SSIM_DYNAMIC_RANGE = 2.0
+
+
+class Target(NamedTuple):
+    """The truth behind a training image x_t.
+
+    Attributes:
+        normal: Normal appearance x_0 in [-1, 1], ``(B, 3, H, W)``.
+        anomaly: Anomaly appearance in [-1, 1], zero outside of the mask, ``(B, 3, H, W)``.
+        mask: Anomaly mask in {0, 1}, ``(B, 1, H, W)``.
+    """
+
+    normal: torch.Tensor
+    anomaly: torch.Tensor
+    mask: torch.Tensor
+
+
+class LossTerms(NamedTuple):
+    """The loss and its terms, scalars, each already multiplied by its weight.
+
+    Attributes:
+        total: The sum of the others (Eq. 9).
+        normal: SSIM and L1 loss of the normal appearance (Eq. 5).
+        mask: Focal and smooth L1 loss of the mask (Eq. 6).
+        anomaly: L2 loss of the anomaly appearance (Eq. 7).
+        consistency: L2 loss of the next image of the reverse process (Eq. 8).
+    """
+
+    total: torch.Tensor
+    normal: torch.Tensor
+    mask: torch.Tensor
+    anomaly: torch.Tensor
+    consistency: torch.Tensor
+
+
+def _gaussian_blur(images: torch.Tensor) -> torch.Tensor:
+    """Blur each channel of ``(B, C, H, W)`` with the window of SSIM, zero padded; separable, so two passes."""
+    positions = torch.arange(SSIM_WINDOW, device=images.device, dtype=images.dtype) - SSIM_WINDOW // 2
+    window = torch.exp(-positions.square() / (2 * SSIM_SIGMA**2))
+    window = (window / window.sum()).expand(images.shape[1], 1, 1, -1)
+    half = SSIM_WINDOW // 2
+    rows = F.conv2d(images, window, padding=(0, half), groups=images.shape[1])
+    return F.conv2d(rows, window.transpose(2, 3), padding=(half, 0), groups=images.shape[1])
+
+
+def ssim_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return 1 - SSIM, averaged over all pixels, channels and samples (Wang et al. 2004; paper Eq. 5).
+
+    kornia's loss halves the value and reflects at the border; the published implementation does neither.
+
+    Args:
+        prediction: Images in [-1, 1], ``(B, C, H, W)``.
+        target: Images in [-1, 1], ``(B, C, H, W)``.
+
+    Returns:
+        Scalar in [0, 2].
+    """
+    moments = torch.cat((prediction, target, prediction.square(), target.square(), prediction * target), dim=1)
+    mean_a, mean_b, square_a, square_b, product = _gaussian_blur(moments).chunk(5, dim=1)
+    c1 = (0.01 * SSIM_DYNAMIC_RANGE) ** 2
+    c2 = (0.03 * SSIM_DYNAMIC_RANGE) ** 2
+    covariance = product - mean_a * mean_b
+    variances = (square_a - mean_a.square()) + (square_b - mean_b.square())
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+    return 1 - (luminance * (2 * covariance + c2) / (variances + c2)).mean()
+
+
+class TransFusionLoss(nn.Module):
+    """The loss of TransFusion (Eq. 9). A weight of zero switches a term off, as in the ablations of Table 4.
+
+    Args:
+        normal_weight: Weight of the normal appearance term (Eq. 5).
+        mask_weight: Weight of the mask term (Eq. 6).
+        anomaly_weight: Weight of the anomaly appearance term (Eq. 7).
+        consistency_weight: Weight of the consistency term (Eq. 8).
+        focal_weight: Weight alpha of the focal loss inside of the mask term (Eq. 6).
+
+    Raises:
+        ValueError: If a weight is negative, or the four terms are all off.
+    """
+
+    def __init__(
+        self,
+        normal_weight: float = 1.0,
+        mask_weight: float = 1.0,
+        anomaly_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        focal_weight: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.weights = {
+            "normal_weight": normal_weight,
+            "mask_weight": mask_weight,
+            "anomaly_weight": anomaly_weight,
+            "consistency_weight": consistency_weight,
+        }
+        for name, weight in {**self.weights, "focal_weight": focal_weight}.items():
+            if not weight >= 0:
+                msg = f"{name}={weight} must not be negative; 0 switches the term off."
+                raise ValueError(msg)
+        if not any(self.weights.values()):
+            msg = f"All of {', '.join(self.weights)} are 0: nothing is left to train. Keep at least one above 0."
+            raise ValueError(msg)
+        self.focal_weight = focal_weight
+
+    def forward(
+        self,
+        prediction: Prediction,
+        target: Target,
+        x_t: torch.Tensor,
+        beta: torch.Tensor,
+        next_beta: torch.Tensor,
+    ) -> LossTerms:
+        """Compute the loss of a batch.
+
+        Args:
+            prediction: What the network predicts for ``x_t``.
+            target: The truth behind ``x_t``.
+            x_t: Input image, ``(B, 3, H, W)``.
+            beta: beta_t of each sample, ``(B, 1, 1, 1)``.
+            next_beta: beta_{t-1} of each sample, ``(B, 1, 1, 1)``.
+
+        Returns:
+            The loss and its terms.
+        """
+        # Under autocast the heads give half precision, in which SSIM's variances cancel to noise.
+        with torch.autocast(x_t.device.type, enabled=False):
+            anomaly, normal, mask_logits = (head.float() for head in prediction)
+            mask_probability = mask_logits.sigmoid()
+            weighted_anomaly = beta * target.anomaly
+
+            normal_term = ssim_loss(normal, target.normal) + F.l1_loss(normal, target.normal)
+            focal = sigmoid_focal_loss(mask_logits, target.mask, alpha=0.25, gamma=2, reduction="mean")
+            mask_term = self.focal_weight * focal + F.smooth_l1_loss(mask_probability, target.mask)
+            anomaly_term = F.mse_loss(anomaly, weighted_anomaly)
+            consistency_term = F.mse_loss(
+                reverse_step(x_t, mask_probability, anomaly, normal, beta, next_beta),
+                reverse_step(x_t, target.mask, weighted_anomaly, target.normal, beta, next_beta),
+            )
+            terms = (
+                self.weights["normal_weight"] * normal_term,
+                self.weights["mask_weight"] * mask_term,
+                self.weights["anomaly_weight"] * anomaly_term,
+                self.weights["consistency_weight"] * consistency_term,
+            )
+            return LossTerms(torch.stack(terms).sum(), *terms)

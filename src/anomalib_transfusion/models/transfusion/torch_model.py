@@ -1,0 +1,261 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""TransFusion as a PyTorch module: images in, anomaly maps and scores out."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
+from .unet import Prediction, ResUNet
+
+__all__ = ["MaskAggregation", "ReverseProcess", "ReverseStep", "TransFusionModel"]
+
+MaskAggregation = Literal["mean", "last"]
+
+
+class ReverseStep(NamedTuple):
+    """One step of the reverse process, as its callback sees it.
+
+    Attributes:
+        timestep: Timestep t.
+        next_timestep: Timestep of ``x_next``.
+        x_t: Image before the step, in [-1, 1], ``(B, 3, H, W)``.
+        mask: Mask probability M_t in [0, 1], ``(B, 1, H, W)``.
+        anomaly: Anomaly appearance in about [-1, 1] (the prediction divided by beta_t), ``(B, 3, H, W)``.
+        normal: Normal appearance in about [-1, 1], ``(B, 3, H, W)``.
+        x_next: Image after the step, ``(B, 3, H, W)``.
+    """
+
+    timestep: int
+    next_timestep: int
+    x_t: torch.Tensor
+    mask: torch.Tensor
+    anomaly: torch.Tensor
+    normal: torch.Tensor
+    x_next: torch.Tensor
+
+
+class ReverseProcess(NamedTuple):
+    """Result of the whole reverse process.
+
+    Attributes:
+        mask: Mean of the mask probabilities of all steps (M_disc), or the last one, ``(B, 1, H, W)``.
+        reconstruction: The anomaly-free image x_0 in about [-1, 1], ``(B, 3, H, W)``.
+    """
+
+    mask: torch.Tensor
+    reconstruction: torch.Tensor
+
+
+class TransFusionModel(nn.Module):
+    """The network of TransFusion and its reverse process (paper Sections 3.1, 3.2 and 3.4).
+
+    Args:
+        timesteps: Number of timesteps T; the network is trained on t = 1 ... T - 1.
+        schedule: Transparency schedule: ``linear``, ``quadratic`` or ``root``.
+        base_channels: Channels at the highest resolution, a multiple of 8.
+        channel_multipliers: Channels of each level as multiples of ``base_channels``, highest resolution first.
+        num_blocks: Residual blocks a level.
+        attention_levels: Levels with attention; negative ones count from the lowest resolution.
+        positional_encoding: Whether the sine of the row index is an input of the network.
+        previous_mask: Whether the previous mask estimate is an input of the network.
+        num_inference_steps: Network passes at test time; ``None`` runs all.
+        start_timestep: First timestep of the reverse process; ``None`` starts at T - 1 (the paper's).
+        mask_divisor: What the sum of masks is divided by; ``None`` divides by the number of passes (the mean).
+        mask_aggregation: ``mean`` of the masks of all steps, or the ``last`` mask only.
+        discriminative_weight: Weight lambda of the mask against the reconstruction error (Eq. 10), in [0, 1].
+        filter_size: Side of the mean filter in pixels (Eq. 10), odd.
+
+    Raises:
+        ValueError: If a parameter is impossible; the message names it.
+    """
+
+    beta: torch.Tensor
+
+    def __init__(
+        self,
+        timesteps: int = 20,
+        schedule: Schedule = "linear",
+        base_channels: int = 64,
+        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: int = 2,
+        attention_levels: Sequence[int] = (-2, -1),
+        positional_encoding: bool = True,
+        previous_mask: bool = True,
+        num_inference_steps: int | None = None,
+        start_timestep: int | None = None,
+        mask_divisor: int | None = None,
+        mask_aggregation: MaskAggregation = "mean",
+        discriminative_weight: float = 0.95,
+        filter_size: int = 7,
+    ) -> None:
+        super().__init__()
+        beta = transparency_schedule(timesteps, schedule)
+        self.inference_timesteps = inference_timesteps(timesteps, num_inference_steps, start_timestep)
+        check_final_map(discriminative_weight, filter_size, mask_divisor, mask_aggregation)
+        self.network = ResUNet(
+            base_channels=base_channels,
+            channel_multipliers=channel_multipliers,
+            num_blocks=num_blocks,
+            attention_levels=attention_levels,
+            positional_encoding=positional_encoding,
+            previous_mask=previous_mask,
+        )
+        # Not in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
+        self.register_buffer("beta", beta, persistent=False)
+        self.timesteps = timesteps
+        self.mask_divisor = mask_divisor
+        self.mask_aggregation = mask_aggregation
+        self.discriminative_weight = discriminative_weight
+        self.filter_size = filter_size
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        previous_mask: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+    ) -> Prediction | InferenceBatch:
+        """Predict one step in training mode, run the whole reverse process in evaluation mode.
+
+        Args:
+            images: In training mode x_t in [-1, 1], in evaluation mode images in [0, 1]; ``(B, 3, H, W)``.
+            previous_mask: Training mode: mask of the step before in {0, 1}, ``(B, 1, H, W)``.
+            timestep: Training mode: timestep of each sample, ``(B,)``.
+
+        Returns:
+            Training mode: the predictions of the three heads. Evaluation mode: ``pred_score`` ``(B,)`` and
+            ``anomaly_map`` ``(B, 1, H, W)``.
+
+        Raises:
+            ValueError: If the network cannot divide the image's sides, or training lacks mask or timestep.
+        """
+        if not self.training:
+            return self.predict(images)[0]
+        if previous_mask is None or timestep is None:
+            msg = (
+                "In training mode TransFusionModel needs previous_mask and timestep beside the image; "
+                "call .eval() first to get anomaly maps."
+            )
+            raise ValueError(msg)
+        self.check_size(images)
+        return self.network(images, previous_mask, timestep)
+
+    def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
+        """Return anomaly maps and scores together with the masks and reconstructions behind them.
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``.
+
+        Returns:
+            The batch of predictions and the result of the reverse process.
+
+        Raises:
+            ValueError: If the network cannot divide the image's sides.
+        """
+        process = self.reverse_process(images)
+        anomaly_map = self.final_map(images, process)
+        return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map), process
+
+    @torch.no_grad()
+    def reverse_process(
+        self,
+        images: torch.Tensor,
+        callback: Callable[[ReverseStep], None] | None = None,
+    ) -> ReverseProcess:
+        """Make anomalies transparent step by step while localising them (paper Section 3.4).
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``.
+            callback: Called after each step with everything the step saw and made.
+
+        Returns:
+            The aggregated mask and the reconstruction.
+
+        Raises:
+            ValueError: If the network cannot divide the image's sides.
+        """
+        self.check_size(images)
+        x_t = 2 * images - 1
+        mask = torch.zeros_like(x_t[:, :1])
+        mask_sum = mask
+        for t, next_t in zip(self.inference_timesteps, [*self.inference_timesteps[1:], 0], strict=True):
+            timestep = torch.full((images.shape[0],), t, device=images.device)
+            anomaly, normal, logits = (head.float() for head in self.network(x_t, (mask > 0.5).to(x_t.dtype), timestep))
+            mask = logits.sigmoid()
+            mask_sum = mask_sum + mask
+            x_next = reverse_step(x_t, mask, anomaly, normal, self.beta[t], self.beta[next_t])
+            if callback is not None:
+                callback(ReverseStep(t, next_t, x_t, mask, anomaly / self.beta[t], normal, x_next))
+            x_t = x_next
+        if self.mask_aggregation == "last":
+            return ReverseProcess(mask, x_t)
+        return ReverseProcess(mask_sum / (self.mask_divisor or len(self.inference_timesteps)), x_t)
+
+    def final_map(self, images: torch.Tensor, process: ReverseProcess) -> torch.Tensor:
+        """Combine mask and reconstruction error, and smooth the result (paper Eq. 10).
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``.
+            process: Result of the reverse process on them.
+
+        Returns:
+            Anomaly map in [0, 1], ``(B, 1, H, W)``. Its maximum is the image's score (Eq. 11).
+        """
+        reconstruction = ((process.reconstruction + 1) / 2).clamp(0, 1)
+        error = (images.clamp(0, 1) - reconstruction).square().mean(dim=1, keepdim=True)
+        weight = self.discriminative_weight
+        combined = weight * process.mask + (1 - weight) * error
+        return F.avg_pool2d(combined, self.filter_size, stride=1, padding=self.filter_size // 2)
+
+    def check_size(self, images: torch.Tensor) -> None:
+        """Raise ValueError, naming the nearest possible sizes, if the network cannot divide the image's sides."""
+        check_image_size((images.shape[-2], images.shape[-1]), self.network.stride)
+
+
+def check_image_size(size: tuple[int, int], stride: int) -> None:
+    """Raise ValueError, naming the nearest possible sizes, if a side is no multiple of the stride.
+
+    Args:
+        size: Height and width in pixels.
+        stride: What both must be multiples of: the network halves the image once a level.
+    """
+    if all(side > 0 and side % stride == 0 for side in size):
+        return
+    smaller = tuple(max(side // stride * stride, stride) for side in size)
+    larger = tuple(-(-side // stride) * stride for side in size)
+    nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (smaller, larger)))
+    msg = (
+        f"An image of {size[0]}x{size[1]} pixels (height x width) does not fit the network: both sides must be "
+        f"multiples of {stride}. The nearest sizes are {nearest}; set one with the Resize of the pre-processor."
+    )
+    raise ValueError(msg)
+
+
+def check_final_map(
+    discriminative_weight: float,
+    filter_size: int,
+    mask_divisor: int | None,
+    mask_aggregation: str,
+) -> None:
+    """Raise ValueError, naming the value, if a parameter of the final map is impossible."""
+    if not 0 <= discriminative_weight <= 1:
+        msg = (
+            f"discriminative_weight={discriminative_weight} (lambda of Eq. 10) must be in [0, 1]: 1 uses the mask "
+            "alone, 0 the reconstruction error alone."
+        )
+        raise ValueError(msg)
+    if filter_size < 1 or filter_size % 2 == 0:
+        msg = f"filter_size={filter_size} must be odd and at least 1, so that it has a centre (the paper's is 7)."
+        raise ValueError(msg)
+    if mask_divisor is not None and mask_divisor < 1:
+        msg = f"mask_divisor={mask_divisor} must be at least 1; leave it out to divide by the number of passes."
+        raise ValueError(msg)
+    if mask_aggregation not in get_args(MaskAggregation):
+        msg = f"mask_aggregation={mask_aggregation!r} is unknown; choose one of {', '.join(get_args(MaskAggregation))}."
+        raise ValueError(msg)

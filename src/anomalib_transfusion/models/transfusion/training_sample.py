@@ -1,0 +1,162 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""From normal images to training samples: synthetic anomalies at a random timestep of the forward process."""
+
+import logging
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from anomalib.models.image.draem.lightning_model import DTD_DOWNLOAD_INFO
+
+from anomalib_transfusion.data.download import download
+from anomalib_transfusion.synthesis import (
+    AnomalyGenerator,
+    ForegroundMasks,
+    TextureBank,
+    estimate_foreground,
+    rotate_some,
+)
+
+from .loss import Target
+from .transparency import forward_process
+
+__all__ = ["TextureSource", "TrainingSample", "TrainingSampler"]
+
+logger = logging.getLogger(__name__)
+
+TextureSource = Literal["folder", "photographs", "none"]
+
+
+class TrainingSample(NamedTuple):
+    """Input and truth of one training step.
+
+    Attributes:
+        x_t: Image at the timestep, in [-1, 1], ``(B, 3, H, W)``.
+        previous_mask: Simulated mask of the step before in {0, 1}, ``(B, 1, H, W)``.
+        timestep: Timestep of each sample, 1 to T - 1, ``(B,)``.
+        target: The truth behind ``x_t``.
+    """
+
+    x_t: torch.Tensor
+    previous_mask: torch.Tensor
+    timestep: torch.Tensor
+    target: Target
+
+
+class TrainingSampler:
+    """Draws training samples from normal images, on their device (paper Sections 3.2, 3.3 and 4.3).
+
+    Args:
+        dtd_dir: Folder with texture photographs in DTD's layout, for ``texture_source="folder"``.
+        texture_source: Where texture anomalies come from: the ``folder`` (the paper's), the ``photographs`` that
+            scikit-image ships, or ``none``: structure anomalies alone.
+        foreground: ``none``, ``estimate``, or a folder with one mask for each training image.
+        rotation_probability: Share of the samples that are rotated by up to 20 degrees.
+
+    Raises:
+        ValueError: If a parameter is impossible; the message names it.
+    """
+
+    def __init__(
+        self,
+        dtd_dir: str | Path,
+        texture_source: TextureSource = "folder",
+        foreground: str | Path = "none",
+        rotation_probability: float = 0.3,
+    ) -> None:
+        if texture_source not in get_args(TextureSource):
+            msg = f"texture_source={texture_source!r} is unknown; choose one of {', '.join(get_args(TextureSource))}."
+            raise ValueError(msg)
+        if not 0 <= rotation_probability <= 1:
+            msg = f"rotation_probability={rotation_probability} must be in [0, 1]."
+            raise ValueError(msg)
+        self.dtd_dir = Path(dtd_dir)
+        self.texture_source = texture_source
+        self.foreground = str(foreground)
+        self.rotation_probability = rotation_probability
+        self._size: tuple[int, int] | None = None
+        self._generator: AnomalyGenerator
+        self._foreground_masks: ForegroundMasks | None = None
+
+    def prepare(self) -> None:
+        """Download DTD where its folder is absent, as anomalib's Draem does.
+
+        Raises:
+            RuntimeError: If the download fails; the message says what to pass instead.
+        """
+        if self.texture_source != "folder" or self.dtd_dir.is_dir():
+            return
+        logger.info("No texture photographs in %s; downloading the Describable Textures Dataset.", self.dtd_dir)
+        download(
+            self.dtd_dir,
+            DTD_DOWNLOAD_INFO,
+            what="A folder of texture photographs",
+            remedy=(
+                "pass the folder of an unpacked Describable Textures Dataset or of any texture photographs "
+                "(dtd_dir, on the command line --model.dtd_dir), or ask for textures that need no folder "
+                '(texture_source="photographs", on the command line --model.texture_source photographs)'
+            ),
+        )
+
+    def build(self, size: tuple[int, int]) -> None:
+        """Read the sources for images of a size; nothing is done where they are there already.
+
+        Args:
+            size: Height and width of the training images in pixels.
+
+        Raises:
+            FileNotFoundError: If a folder is missing or holds no image.
+        """
+        if self._size == size:
+            return
+        textures = {
+            "folder": lambda: TextureBank.from_folder(self.dtd_dir, size),
+            "photographs": lambda: TextureBank.from_photographs(size),
+            "none": lambda: None,
+        }[self.texture_source]()
+        self._generator = AnomalyGenerator(textures)
+        if self.foreground not in {"none", "estimate"}:
+            self._foreground_masks = ForegroundMasks.from_folder(Path(self.foreground), size)
+        self._size = size
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        beta: torch.Tensor,
+        image_paths: list[str] | None = None,
+    ) -> TrainingSample:
+        """Draw one training sample for each image.
+
+        Args:
+            images: Normal images in [0, 1], ``(B, 3, H, W)``.
+            beta: Transparency schedule, ``(T,)``.
+            image_paths: Files of the images, needed to look up foreground masks.
+
+        Returns:
+            The samples; about half of them carry an anomaly.
+        """
+        self.build((images.shape[-2], images.shape[-1]))
+        anomaly = self._generator(images, self._find_foreground(images, image_paths))
+        last = len(beta) - 1
+        timestep = torch.randint(1, last + 1, (images.shape[0],), device=images.device)
+        normal, appearance, mask, previous_mask = rotate_some(
+            [2 * images - 1, anomaly.appearance, anomaly.mask, anomaly.previous_mask],
+            probability=self.rotation_probability,
+        )
+        # The reverse process starts at the last timestep with an empty mask (paper Section 3.4).
+        previous_mask = previous_mask * (timestep < last).view(-1, 1, 1, 1)
+        x_t = forward_process(normal, appearance, mask, beta[timestep].view(-1, 1, 1, 1))
+        return TrainingSample(x_t, previous_mask, timestep, Target(normal, appearance, mask))
+
+    def _find_foreground(self, images: torch.Tensor, image_paths: list[str] | None) -> torch.Tensor | None:
+        """Return the foreground masks ``(B, 1, H, W)`` of the images, or ``None`` where anomalies may be anywhere."""
+        if self.foreground == "none":
+            return None
+        if self.foreground == "estimate":
+            return estimate_foreground(images)
+        if self._foreground_masks is None or image_paths is None:
+            msg = f"foreground={self.foreground!r} needs the file of each image, but this batch has no image_path."
+            raise ValueError(msg)
+        return self._foreground_masks.lookup(image_paths, images.device)

@@ -1,0 +1,335 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The network of TransFusion: a ResUNet with time embedding, attention at low resolutions and three heads.
+
+Paper Section 3.2. Two facts are taken from the published code because the paper leaves them open: the positional
+encoding is a single channel, the sine of the row index; and attention blocks have no normalisation.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+__all__ = ["Prediction", "ResUNet"]
+
+MAX_GROUPS = 32
+IMAGE_CHANNELS = 3
+
+
+class Prediction(NamedTuple):
+    """What the three heads predict for an image x_t.
+
+    Attributes:
+        anomaly: beta_t times the anomaly appearance, ``(B, 3, H, W)``.
+        normal: Normal appearance, ``(B, 3, H, W)``, in about [-1, 1].
+        mask_logits: Logits of the anomaly mask, ``(B, 1, H, W)``.
+    """
+
+    anomaly: torch.Tensor
+    normal: torch.Tensor
+    mask_logits: torch.Tensor
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a group normalisation with 32 groups, or the most that also divide a narrower layer."""
+    return nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal embedding of the timestep, followed by two linear layers (as in DDPM).
+
+    Args:
+        channels: Width of the embedding; the sinusoids take a quarter of it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels // 4, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+        self.frequencies = channels // 8
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Embed timesteps ``(B,)`` as ``(B, channels)``."""
+        rate = math.log(10_000) / (self.frequencies - 1)
+        frequencies = torch.exp(-rate * torch.arange(self.frequencies, device=timestep.device))
+        angles = timestep[:, None] * frequencies[None, :]
+        sinusoids = torch.cat((angles.sin(), angles.cos()), dim=1)
+        return self.linear_2(F.silu(self.linear_1(sinusoids)))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group normalisation and SiLU; the time embedding is added in between.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        time_channels: Width of the time embedding.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int) -> None:
+        super().__init__()
+        self.norm_1 = group_norm(in_channels)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.time_projection = nn.Linear(time_channels, out_channels)
+        self.norm_2 = group_norm(out_channels)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        )
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, in_channels, H, W)`` and the embedding ``(B, time_channels)`` to ``(B, out_channels, H, W)``."""
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = h + self.time_projection(time)[:, :, None, None]
+        h = self.conv_2(F.silu(self.norm_2(h)))
+        return h + self.shortcut(x)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention with a single head over all positions, and a residual connection.
+
+    Args:
+        channels: Channels of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend over the positions of ``(B, C, H, W)``; the shape stays."""
+        # In channels-last memory both reshapes are views, so the block moves no data of its own.
+        tokens = x.flatten(2).transpose(1, 2)
+        query, key, value = self.projection(tokens).unsqueeze(1).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        tokens = self.output(attended) + tokens
+        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class UNetBlock(nn.Module):
+    """A residual block, at the lowest resolutions followed by attention.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        time_channels: Width of the time embedding.
+        attention: Whether attention follows.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int, attention: bool) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(in_channels, out_channels, time_channels)
+        self.attention = AttentionBlock(out_channels) if attention else nn.Identity()
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
+        return self.attention(self.residual(x, time))
+
+
+class EncoderLevel(nn.Module):
+    """The blocks of one resolution on the way down, and the convolution that halves it.
+
+    Args:
+        channels: Channels before, between and after the blocks.
+        time_channels: Width of the time embedding.
+        attention: Whether the blocks have attention.
+        downsample: Whether the resolution is halved afterwards.
+    """
+
+    def __init__(self, channels: Sequence[int], time_channels: int, attention: bool, downsample: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            UNetBlock(before, after, time_channels, attention) for before, after in pairwise(channels)
+        )
+        width = channels[-1]
+        self.downsample = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1) if downsample else None
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Run the level on ``(B, C, H, W)`` and append what the decoder will need to ``skips``."""
+        for block in self.blocks:
+            x = block(x, time)
+            skips.append(x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+            skips.append(x)
+        return x
+
+
+class DecoderLevel(nn.Module):
+    """The blocks of one resolution on the way up, each with a skip connection, and the convolution that doubles it.
+
+    Args:
+        channels: Channels before, between and after the blocks.
+        skip_channels: Channels of the skip connection of each block.
+        time_channels: Width of the time embedding.
+        attention: Whether the blocks have attention.
+        upsample: Whether the resolution is doubled afterwards.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        skip_channels: Sequence[int],
+        time_channels: int,
+        attention: bool,
+        upsample: bool,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            UNetBlock(before + skip, after, time_channels, attention)
+            for (before, after), skip in zip(pairwise(channels), skip_channels, strict=True)
+        )
+        width = channels[-1]
+        self.upsample = nn.ConvTranspose2d(width, width, kernel_size=4, stride=2, padding=1) if upsample else None
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Run the level on ``(B, C, H, W)``, taking from the end of ``skips`` what the encoder left there."""
+        for block in self.blocks:
+            x = block(torch.cat((x, skips.pop()), dim=1), time)
+        return x if self.upsample is None else self.upsample(x)
+
+
+class MaskHead(nn.Module):
+    """Batch normalisation, SiLU and a convolution to one channel of logits.
+
+    Args:
+        channels: Channels of the input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, 1, kernel_size=3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, C, H, W)`` to logits ``(B, 1, H, W)``."""
+        return self.conv(F.silu(self.norm(x)))
+
+
+class ResUNet(nn.Module):
+    """ResUNet with three heads: anomaly appearance, normal appearance and anomaly mask (paper Section 3.2).
+
+    Args:
+        base_channels: Channels at the highest resolution, a multiple of 8.
+        channel_multipliers: Channels of each level as multiples of ``base_channels``, highest resolution first.
+        num_blocks: Residual blocks a level (the decoder has one more).
+        attention_levels: Indices of the levels with attention; negative ones count from the lowest resolution.
+        positional_encoding: Whether the sine of the row index is an input.
+        previous_mask: Whether the previous mask estimate is an input.
+
+    Raises:
+        ValueError: If a width, a number or a level is impossible.
+    """
+
+    def __init__(
+        self,
+        base_channels: int = 64,
+        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: int = 2,
+        attention_levels: Sequence[int] = (-2, -1),
+        positional_encoding: bool = True,
+        previous_mask: bool = True,
+    ) -> None:
+        super().__init__()
+        check_architecture(base_channels, channel_multipliers, num_blocks, attention_levels)
+        num_levels = len(channel_multipliers)
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        with_attention = {level % num_levels for level in attention_levels}
+        time_channels = 4 * base_channels
+
+        self.positional_encoding = positional_encoding
+        self.previous_mask = previous_mask
+        self.stride = 2 ** (num_levels - 1)
+
+        in_channels = IMAGE_CHANNELS + int(previous_mask) + int(positional_encoding)
+        self.input_projection = nn.Conv2d(in_channels, base_channels, kernel_size=3, padding=1)
+        self.time_embedding = TimeEmbedding(time_channels)
+
+        encoder = []
+        for level, width in enumerate(widths):
+            before = base_channels if level == 0 else widths[level - 1]
+            channels = [before, *([width] * num_blocks)]
+            downsample = level < num_levels - 1
+            encoder.append(EncoderLevel(channels, time_channels, level in with_attention, downsample))
+        self.encoder = nn.ModuleList(encoder)
+
+        self.middle = nn.ModuleList([
+            UNetBlock(widths[-1], widths[-1], time_channels, attention=True),
+            UNetBlock(widths[-1], widths[-1], time_channels, attention=False),
+        ])
+
+        decoder = []
+        for level, width in reversed(list(enumerate(widths))):
+            after = base_channels if level == 0 else widths[level - 1]
+            channels = [*([width] * (num_blocks + 1)), after]
+            skips = [*([width] * num_blocks), after]
+            decoder.append(DecoderLevel(channels, skips, time_channels, level in with_attention, upsample=level > 0))
+        self.decoder = nn.ModuleList(decoder)
+
+        self.output_norm = nn.GroupNorm(8, base_channels)
+        self.anomaly_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
+        self.normal_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
+        self.mask_head = MaskHead(base_channels)
+
+    def forward(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
+        """Predict anomaly appearance, normal appearance and mask of an image at a timestep.
+
+        Args:
+            x_t: Image in [-1, 1], ``(B, 3, H, W)``; H and W multiples of ``stride``.
+            previous_mask: Mask of the step before in {0, 1}, ``(B, 1, H, W)``; unused without ``previous_mask``.
+            timestep: Timestep of each sample, ``(B,)``.
+
+        Returns:
+            The predictions, ``(B, 3, H, W)``, ``(B, 3, H, W)`` and ``(B, 1, H, W)``.
+        """
+        inputs = [x_t]
+        if self.previous_mask:
+            inputs.append(previous_mask)
+        if self.positional_encoding:
+            rows = torch.arange(x_t.shape[2], device=x_t.device, dtype=torch.float32).sin().to(x_t.dtype)
+            inputs.append(rows[None, None, :, None].expand(x_t.shape[0], 1, -1, x_t.shape[3]))
+        time = self.time_embedding(timestep)
+
+        x = self.input_projection(torch.cat(inputs, dim=1))
+        skips = [x]
+        for level in self.encoder:
+            x = level(x, time, skips)
+        for block in self.middle:
+            x = block(x, time)
+        for level in self.decoder:
+            x = level(x, time, skips)
+
+        return Prediction(
+            anomaly=self.anomaly_head(F.silu(self.output_norm(x))),
+            normal=self.normal_head(x),
+            mask_logits=self.mask_head(x),
+        )
+
+
+def check_architecture(
+    base_channels: int,
+    channel_multipliers: Sequence[int],
+    num_blocks: int,
+    attention_levels: Sequence[int],
+) -> None:
+    """Raise ValueError, naming the value, if a network of these sizes cannot be built."""
+    if base_channels < 8 or base_channels % 8:
+        msg = f"base_channels={base_channels} must be a positive multiple of 8 (the paper's network has 64)."
+        raise ValueError(msg)
+    if not channel_multipliers or min(channel_multipliers) < 1:
+        msg = f"channel_multipliers={tuple(channel_multipliers)} must name one whole number >= 1 for each level."
+        raise ValueError(msg)
+    if num_blocks < 1:
+        msg = f"num_blocks={num_blocks} must be at least 1 (the paper's network has 2)."
+        raise ValueError(msg)
+    levels = len(channel_multipliers)
+    if wrong := [level for level in attention_levels if not -levels <= level < levels]:
+        msg = f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}."
+        raise ValueError(msg)

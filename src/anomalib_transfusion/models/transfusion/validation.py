@@ -1,0 +1,123 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Validation that costs little: rarely, and always after the last epoch.
+
+Validating runs the whole reverse process on every validation image. After each epoch, as Lightning's default is, that
+would cost several times the training.
+"""
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["RareValidation", "typed_by_user"]
+
+# A training step costs about as much as three forward passes: one forward, and a backward of twice its cost.
+PASSES_PER_TRAINING_IMAGE = 3
+SHARE_OF_TRAINING_TIME = 0.1
+
+
+class RareValidation(Callback):
+    """Chooses the epochs after which Lightning validates.
+
+    Args:
+        passes: Network passes that validating one image takes.
+    """
+
+    def __init__(self, passes: int) -> None:
+        self.passes = passes
+        self.interval: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Work out the interval from the sizes of the data sets."""
+        del pl_module
+        if not trainer.enable_validation:
+            trainer.check_val_every_n_epoch = 1
+            return
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+        validation_cost = _num_images(trainer.val_dataloaders) * self.passes
+        training_cost = _num_images(trainer.train_dataloader) * PASSES_PER_TRAINING_IMAGE
+        self.interval = max(1, math.ceil(validation_cost / training_cost / SHARE_OF_TRAINING_TIME))
+        rank_zero_info(
+            f"TransFusion validates every {self.interval} epochs and after the last one, so that validation takes "
+            "about a tenth of the training time at most. Set the trainer's check_val_every_n_epoch to choose yourself.",
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Tell Lightning, before it decides, whether this epoch is one to validate after."""
+        del pl_module, outputs, batch, batch_idx
+        if self.interval is None:
+            return
+        if 0 < trainer.max_steps <= trainer.global_step:
+            # Lightning ends such a run without validating; a stop on request is validated.
+            trainer.should_stop = True
+        epochs_left = _num_epochs(trainer) - (trainer.current_epoch + 1)
+        due = trainer.should_stop or epochs_left <= 0 or epochs_left % self.interval == 0
+        # Lightning validates where this number divides the epoch's, counted from one.
+        trainer.check_val_every_n_epoch = 1 if due else trainer.current_epoch + 2
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the trainer as it was."""
+        del pl_module
+        self.interval = None
+        trainer.check_val_every_n_epoch = 1
+
+
+def _num_epochs(trainer: Trainer) -> int:
+    """Return the number of epochs of this run, or one that is never reached where only time limits it."""
+    limits = []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        limits.append(trainer.max_epochs)
+    if trainer.max_steps > 0:
+        batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+        limits.append(math.ceil(trainer.max_steps / batches))
+    return min(limits, default=sys.maxsize)
+
+
+def _num_images(dataloaders: Any) -> int:  # noqa: ANN401
+    """Return the number of images behind one or several data loaders, at least 1."""
+    loaders = dataloaders if isinstance(dataloaders, list | tuple) else [dataloaders]
+    return max(1, sum(len(loader.dataset) for loader in loaders))
+
+
+def typed_by_user(name: str) -> bool:
+    """Tell whether a trainer argument was given by the user, in code or on anomalib's command line.
+
+    Lightning's trainer does not remember which of its arguments were given, and anomalib's command line passes them
+    all. So the callers are asked: the command line parses what was typed a second time without its defaults, and the
+    engine has what it was called with.
+
+    Args:
+        name: Name of an argument of Lightning's ``Trainer``.
+    """
+    from anomalib.cli.cli import AnomalibCLI
+    from anomalib.engine import Engine
+
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    engine: Engine | None = None
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Engine):
+            engine = owner
+        elif isinstance(owner, AnomalibCLI) and frame.f_code is AnomalibCLI.__init__.__code__:
+            typed = owner.parser.parse_args(frame.f_locals["args"], defaults=False)
+            return typed.get(f"{owner.subcommand}.trainer.{name}") is not None
+        frame = frame.f_back
+    return engine is not None and name in engine._cache.args  # noqa: SLF001

@@ -1,0 +1,228 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where anomalies may be: estimated from the images, or read from masks in a folder."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
+
+from anomalib_transfusion.synthesis.augmentation import send
+from anomalib_transfusion.synthesis.sources import CACHE_BYTES, IMAGE_SUFFIXES, as_size, find_images, read_image
+
+DILATION = 5
+MASK_SUFFIX = "_mask"
+
+# Otsu's separability is the share of the variance that lies between the two classes. It is 0.64 for a Gaussian and
+# 0.75 for a uniform distribution, which have no two classes; an object on a plain background comes near one.
+_MIN_SEPARABILITY = 0.8
+_MIN_AREA = 0.01
+_MAX_AREA = 0.95
+# The border shows background where an object stands free; a texture's border falls into both classes.
+_MAX_BORDER_SHARE = 0.4
+# Distance between the classes' mean colours, in units of the range: below it there is only noise to separate.
+_MIN_CONTRAST = 0.05
+_LEVELS = 256
+_COARSE_SIDE = 128
+
+
+def _border(images: Tensor) -> Tensor:
+    """Pixels of the frame, a thirty-second of the shorter side wide, shape ``(B, C, P)``."""
+    width = max(1, min(images.shape[-2:]) // 32)
+    sides = (
+        images[..., :width, :],
+        images[..., -width:, :],
+        images[..., width:-width, :width],
+        images[..., width:-width, -width:],
+    )
+    return torch.cat([side.flatten(2) for side in sides], dim=2)
+
+
+def _otsu(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Otsu's threshold of each row of values in [0, 1].
+
+    Args:
+        values: Values of shape ``(B, P)``.
+
+    Returns:
+        Threshold, separability (variance between the classes over the whole variance, in [0, 1]) and distance of
+        the classes' means, each of shape ``(B,)``. Values above the threshold are the upper class.
+    """
+    levels = (values * (_LEVELS - 1)).round().long()
+    histogram = torch.zeros(len(values), _LEVELS, dtype=torch.long, device=values.device)
+    share = histogram.scatter_add_(1, levels, torch.ones_like(levels)).double() / values.shape[1]
+    level = torch.arange(_LEVELS, device=values.device, dtype=torch.float64) / (_LEVELS - 1)
+    lower = share.cumsum(1)
+    moment = (share * level).cumsum(1)
+    mean = moment[:, -1:]
+    spread = (lower * (1 - lower)).clamp(min=1e-12)
+    between = (mean * lower - moment).square() / spread
+    best = between.argmax(dim=1, keepdim=True)
+    variance = (share * (level - mean).square()).sum(1).clamp(min=1e-12)
+    separability = between.gather(1, best).squeeze(1) / variance
+    distance = (between.gather(1, best) / spread.gather(1, best)).sqrt().squeeze(1)
+    return ((best.squeeze(1) + 0.5) / (_LEVELS - 1)).to(values.dtype), separability, distance
+
+
+def _dilate(masks: Tensor, size: int) -> Tensor:
+    # A square maximum is a maximum of rows, then of columns: 2 k instead of k^2 comparisons.
+    rows = max_pool2d(masks, (size, 1), stride=1, padding=(size // 2, 0))
+    return max_pool2d(rows, (1, size), stride=1, padding=(0, size // 2))
+
+
+def _erode(masks: Tensor, size: int) -> Tensor:
+    return 1 - _dilate(1 - masks, size)
+
+
+def estimate_foreground(images: Tensor) -> Tensor:
+    """Estimate where the object is in images of objects on a plain background.
+
+    The distance of each pixel's colour to the median colour of the image's border is split by Otsu's threshold,
+    image by image. Specks go, holes up to about a sixteenth of the shorter side are closed, and the mask grows by two
+    pixels (5 x 5) so that it covers the object's edge. An image without a background that can be told apart (a
+    texture that fills the frame, or next to nothing or all of it as foreground) is foreground as a whole. Images of
+    256 pixels and more are averaged over blocks first: coarse shapes are enough.
+
+    Args:
+        images: Images of shape ``(B, 3, H, W)`` in [0, 1].
+
+    Returns:
+        The foreground, 0 or 1, shape ``(B, 1, H, W)``, in the type of ``images``.
+    """
+    height, width = images.shape[-2:]
+    block = max(1, min(height, width) // _COARSE_SIDE)
+    with torch.autocast(images.device.type, enabled=False):
+        pixels = avg_pool2d(images.float(), block, ceil_mode=True)
+        background = _border(pixels).median(dim=2).values[:, :, None, None]
+        # The root mean square over the channels keeps the distance in [0, 1]; averaging removes the sensor's noise.
+        distance = (pixels - background).square().mean(dim=1, keepdim=True).sqrt()
+        distance = avg_pool2d(distance, 3, stride=1, padding=1, count_include_pad=False)
+        threshold, separability, contrast = _otsu(distance.flatten(1))
+        mask = (distance > threshold.view(-1, 1, 1, 1)).float()
+        border_share = _border(mask).mean(dim=(1, 2))
+        hole = 2 * (min(pixels.shape[-2:]) // 32) + 1
+        mask = _dilate(_erode(mask, 3), 3)
+        mask = _erode(_dilate(mask, hole), hole)
+        mask = mask.repeat_interleave(block, 2).repeat_interleave(block, 3)[..., :height, :width]
+        mask = _dilate(mask, DILATION)
+        area = mask.mean(dim=(1, 2, 3))
+        found = (
+            (separability >= _MIN_SEPARABILITY)
+            & (contrast >= _MIN_CONTRAST)
+            & (border_share <= _MAX_BORDER_SHARE)
+            & (area >= _MIN_AREA)
+            & (area <= _MAX_AREA)
+        )
+        return torch.where(found.view(-1, 1, 1, 1), mask, 1.0).to(images.dtype)
+
+
+class ForegroundMasks:
+    """Foreground masks from files, found by the images' names.
+
+    An image ``<stem>.<any suffix>`` has the mask ``<stem>.<image suffix>`` or ``<stem>_mask.<image suffix>`` anywhere
+    below the folder. Where several folders hold that name, the one named like the image's own folder counts. Masks
+    are read as grey, resized, binarised at one half and dilated by 5 x 5, as in the published implementation.
+
+    Args:
+        folder: The folder, for messages.
+        files: The mask files; at least one.
+        size: Height and width of the masks in pixels, or one number for both.
+        cache_bytes: How much mask data is kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: list[Path],
+        size: int | tuple[int, int],
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.folder = folder
+        self.size = as_size(size)
+        self._by_stem: dict[str, list[Path]] = {}
+        for file in files:
+            self._by_stem.setdefault(file.stem.removesuffix(MASK_SUFFIX), []).append(file)
+        self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._capacity = max(1, cache_bytes // (self.size[0] * self.size[1]))
+
+    @classmethod
+    def from_folder(cls, path: str | Path, size: int | tuple[int, int]) -> "ForegroundMasks":
+        """Find the masks below a folder; none is read yet.
+
+        Args:
+            path: The folder.
+            size: Height and width of the masks in pixels, or one number for both.
+
+        Returns:
+            The masks.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist or holds no image.
+        """
+        root = Path(path).expanduser()
+        files = find_images(root) if root.is_dir() else []
+        if not files:
+            problem = "holds no image" if root.is_dir() else "does not exist"
+            msg = (
+                f"the foreground mask folder {root} {problem}. Expected a mask for each training image, named"
+                f" <stem of the image>.png or <stem of the image>{MASK_SUFFIX}.png. Name such a folder, or estimate"
+                " the foreground or go without."
+            )
+            raise FileNotFoundError(msg)
+        return cls(root, files, size)
+
+    def _find(self, image_path: Path) -> Path:
+        """Return the mask file of an image."""
+        # A mask of an image 000_mask.png is filed under 000.
+        found = self._by_stem.get(image_path.stem.removesuffix(MASK_SUFFIX), [])
+        if len(found) > 1:
+            found = [file for file in found if file.parent.name == image_path.parent.name] or found
+        if len(found) == 1:
+            return found[0]
+        names = f"{image_path.stem} or {image_path.stem}{MASK_SUFFIX} with one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        if not found:
+            msg = (
+                f"no foreground mask for {image_path}: searched below {self.folder} for {names}. Add the mask, or"
+                " estimate the foreground or go without."
+            )
+            raise FileNotFoundError(msg)
+        msg = (
+            f"{len(found)} foreground masks for {image_path}: {', '.join(map(str, found))}. Keep one, or put it into"
+            f" a folder named {image_path.parent.name}."
+        )
+        raise ValueError(msg)
+
+    def _load(self, image_path: Path) -> np.ndarray:
+        """Read the mask of an image: 0 or 1, uint8, ``(H, W)``."""
+        file = self._find(image_path)
+        if file in self._cache:
+            self._cache.move_to_end(file)
+            return self._cache[file]
+        mask = cv2.resize(read_image(file, cv2.IMREAD_GRAYSCALE), (self.size[1], self.size[0]))
+        mask = cv2.dilate((mask > 127).astype(np.uint8), np.ones((DILATION, DILATION), np.uint8))
+        self._cache[file] = mask
+        if len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
+        return mask
+
+    def lookup(self, image_paths: list[str], device: torch.device | str = "cpu") -> Tensor:
+        """Read the masks of a batch of images.
+
+        Args:
+            image_paths: The images' paths; only the file's and its folder's name count.
+            device: Where the masks go.
+
+        Returns:
+            The masks, 0 or 1, float32, shape ``(B, 1, H, W)``.
+
+        Raises:
+            FileNotFoundError: If an image has no mask.
+            ValueError: If an image has more than one, or a mask cannot be decoded.
+        """
+        masks = np.stack([self._load(Path(path)) for path in image_paths])
+        return send(torch.from_numpy(masks), device).unsqueeze(1).float()

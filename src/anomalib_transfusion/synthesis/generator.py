@@ -1,0 +1,166 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Synthetic anomalies for a batch of normal images (section 3.3 of the paper)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from anomalib_transfusion.synthesis.augmentation import augment_each, send
+from anomalib_transfusion.synthesis.geometry import rotate
+from anomalib_transfusion.synthesis.masks import anomaly_mask, draw_noise, previous_mask
+from anomalib_transfusion.synthesis.sources import TextureBank, shuffle_tiles
+
+
+class SyntheticAnomaly(NamedTuple):
+    """What the forward process (Eq. 2) adds to a batch of images.
+
+    Attributes:
+        appearance: The anomalies' appearance in [-1, 1], zero where nothing is anomalous, shape ``(B, 3, H, W)``.
+        mask: Where the anomalies are, 0 or 1, shape ``(B, 1, H, W)``.
+        previous_mask: The simulated mask of the step before, 0 or 1, shape ``(B, 1, H, W)``.
+    """
+
+    appearance: Tensor
+    mask: Tensor
+    previous_mask: Tensor
+
+
+class AnomalyGenerator:
+    """Put synthetic anomalies on half of the images of a batch.
+
+    All random numbers come from torch's global generators. What decides the course of the computation is drawn on
+    the CPU; nothing waits for an accelerator.
+
+    Args:
+        textures: Where texture anomalies take their appearance from; ``None`` for no texture anomalies.
+        structure: Whether images in disorder are a source, too. Where both are, each is drawn half of the time.
+
+    Raises:
+        ValueError: If there is no source at all.
+    """
+
+    def __init__(self, textures: TextureBank | None, structure: bool = True) -> None:
+        if textures is None and not structure:
+            msg = (
+                "an AnomalyGenerator needs a source of appearances, got textures=None and structure=False."
+                " Pass a TextureBank, or structure=True."
+            )
+            raise ValueError(msg)
+        self.textures = textures
+        self.structure = structure
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, foreground: Tensor | None = None) -> SyntheticAnomaly:
+        """Make anomalies for the first half of the batch; the rest stays normal.
+
+        With an odd number of images, the one in the middle is anomalous with probability one half.
+
+        Args:
+            images: Normal images of shape ``(B, 3, H, W)`` in [0, 1].
+            foreground: Where anomalies may be, 0 or 1, shape ``(B, 1, H, W)``; ``None`` for everywhere.
+
+        Returns:
+            The anomalies, in the type of ``images``. Masks and appearance of normal samples are zero.
+
+        Raises:
+            ValueError: If the shapes of images, foreground and textures do not fit each other.
+        """
+        self._check(images, foreground)
+        batch = len(images)
+        count = batch // 2 + (batch % 2 if torch.rand(()) < 0.5 else 0)
+        size = (images.shape[-2], images.shape[-1])
+        noise = draw_noise(count, size, images.device)
+        mask, previous = anomaly_mask(noise), previous_mask(noise)
+        if foreground is not None:
+            mask = mask * foreground[:count]
+            previous = previous * foreground[:count]
+        # Everything is written into its place at once: at this size, allocating is what costs on a CPU.
+        appearance = torch.empty(images.shape, device=images.device)
+        appearance[count:].zero_()
+        if count:
+            torch.cat(self._appearances(images[:count].float()), out=appearance[:count])
+            appearance[:count].mul_(2).sub_(1).mul_(mask)
+        rest = (0, 0, 0, 0, 0, 0, 0, batch - count)
+        return SyntheticAnomaly(
+            appearance.to(images.dtype),
+            pad(mask, rest).to(images.dtype),
+            pad(previous, rest).to(images.dtype),
+        )
+
+    def _appearances(self, images: Tensor) -> list[Tensor]:
+        """Draw one appearance an image, from its own structure or from a texture.
+
+        Args:
+            images: Normal images of shape ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``N`` appearances of shape ``(1, 3, H, W)`` in [0, 1].
+        """
+        from_texture = self._draw_sources(len(images))
+        textured = [index for index, texture in enumerate(from_texture) if texture]
+        structured = [index for index, texture in enumerate(from_texture) if not texture]
+        parts = list(images.split(1))
+        if textured and self.textures is not None:
+            textures = self.textures.sample(len(textured), images.device).split(1)
+            for index, texture in zip(textured, textures, strict=True):
+                parts[index] = texture
+        # Both sources undergo the same changes, so that these run once for both.
+        parts = augment_each(parts)
+        if structured:
+            shuffled = shuffle_tiles(torch.cat([parts[index] for index in structured])).split(1)
+            for index, image in zip(structured, shuffled, strict=True):
+                parts[index] = image
+        return parts
+
+    def _draw_sources(self, count: int) -> list[bool]:
+        """Whether each sample takes a texture; otherwise it takes structure."""
+        if self.textures is None:
+            return [False] * count
+        if not self.structure:
+            return [True] * count
+        return (torch.rand(count) < 0.5).tolist()
+
+    def _check(self, images: Tensor, foreground: Tensor | None) -> None:
+        """Refuse shapes that do not fit each other."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            msg = f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}"
+            raise ValueError(msg)
+        expected = (len(images), 1, *images.shape[-2:])
+        if foreground is not None and foreground.shape != expected:
+            msg = f"foreground must have the shape {expected} of the images, got {tuple(foreground.shape)}"
+            raise ValueError(msg)
+        if self.textures is not None and self.textures.size != tuple(images.shape[-2:]):
+            msg = (
+                f"the textures are {self.textures.size[0]}x{self.textures.size[1]}, the images"
+                f" {images.shape[-2]}x{images.shape[-1]} pixels. Build the TextureBank with the images' size."
+            )
+            raise ValueError(msg)
+
+
+def rotate_some(tensors: list[Tensor], probability: float = 0.3, degrees: float = 20.0) -> list[Tensor]:
+    """Rotate some samples of a batch, everything that belongs to a sample by the same angle.
+
+    Nearest neighbours are taken, so that masks stay binary and appearances keep their values; what comes from
+    outside of the image is zero. Samples that are not rotated stay as they are, bit for bit.
+
+    Args:
+        tensors: Tensors of shape ``(B, C_i, H, W)`` with the same batch, height and width.
+        probability: The probability with which a sample is rotated.
+        degrees: The largest angle; angles are uniform up to it in either direction.
+
+    Returns:
+        The tensors in the same order, with their shapes and types.
+    """
+    chosen = [index for index, draw in enumerate(torch.rand(len(tensors[0])).tolist()) if draw < probability]
+    if not chosen:
+        return list(tensors)
+    # The host knows the chosen samples, so that only these are rotated.
+    members = send(torch.tensor(chosen), tensors[0].device)
+    stacked = torch.cat([tensor.index_select(0, members) for tensor in tensors], dim=1)
+    angle = (2 * torch.rand(len(chosen), device=stacked.device) - 1) * degrees
+    rotated = rotate(stacked, angle, mode="nearest").split([tensor.shape[1] for tensor in tensors], dim=1)
+    return [tensor.index_copy(0, members, part.to(tensor.dtype)) for tensor, part in zip(tensors, rotated, strict=True)]
