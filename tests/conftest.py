@@ -7,7 +7,61 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # Before torch is imported: the tests are small, and more threads than cores only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+TINY = {
+    "timesteps": 4,
+    "base_channels": 8,
+    "channel_multipliers": (1, 2),
+    "num_blocks": 1,
+    "attention_levels": (-1,),
+    "texture_source": "none",
+    "learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="session")
+def surface_root(tmp_path_factory):
+    """A folder with a small demo surface, made once for all tests."""
+    from anomalib_transfusion import DemoSurface
+
+    root = tmp_path_factory.mktemp("surface")
+    DemoSurface(root=root, **SURFACE).prepare_data()
+    return root
+
+
+@pytest.fixture
+def surface(surface_root):
+    """Return a data module over the small demo surface: 16 training and 7 test images."""
+    from anomalib_transfusion import DemoSurface
+
+    return DemoSurface(root=surface_root, **SURFACE)
+
+
+SURFACE = {
+    "category": "brick",
+    "num_workers": 0,
+    "train_batch_size": 4,
+    "eval_batch_size": 4,
+    "image_size": 64,
+    "num_train_images": 16,
+    "num_test_images": 2,
+    "num_defect_images": 1,
+}
+
+
+@pytest.fixture
+def tiny():
+    """Return a function that builds a model which trains in a moment on 32x32 pixels."""
+    from anomalib_transfusion import TransFusion
+
+    def build(image_size=(32, 32), **parameters):
+        pre_processor = TransFusion.configure_pre_processor(image_size)
+        return TransFusion(**{"pre_processor": pre_processor, "visualizer": False, **TINY, **parameters})
+
+    return build

@@ -12,10 +12,11 @@ standard library and wrapt are imported here.
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
+from itertools import accumulate
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["register"]
 
@@ -26,18 +27,25 @@ class _Group(NamedTuple):
     Attributes:
         name: The entry-point group; also the anomalib package whose import fires the hook.
         late: The module to wait for where the package is already being imported. anomalib's packages import torch
-            themselves: at that moment they are half imported, and this submodule is still to come.
+            themselves: at that moment they are half imported, and this submodule is the last that they import.
         modules: The modules that get an attribute for each class.
+        taken: Further modules whose names are anomalib's own.
     """
 
     name: str
     late: str
     modules: tuple[str, ...]
+    taken: tuple[str, ...] = ()
 
 
 _GROUPS = (
-    _Group("anomalib.models", "anomalib.models.image", ("anomalib.models", "anomalib.models.image")),
-    _Group("anomalib.data", "anomalib.data.predict", ("anomalib.data",)),
+    _Group(
+        "anomalib.models",
+        late="anomalib.models.video",
+        modules=("anomalib.models", "anomalib.models.image"),
+        taken=("anomalib.models.video",),
+    ),
+    _Group("anomalib.data", late="anomalib.data.predict", modules=("anomalib.data",)),
 )
 
 _registered = False
@@ -60,28 +68,46 @@ def register() -> None:
 
 def _module_to_wait_for(group: _Group) -> str:
     """Name the module after whose import anomalib's package of this group is complete enough to use."""
-    spec = getattr(sys.modules.get(group.name), "__spec__", None)
-    return group.late if getattr(spec, "_initializing", False) else group.name
+    return group.late if _is_being_imported(group.name) else group.name
+
+
+def _is_being_imported(name: str) -> bool:
+    """Tell whether a module is half imported."""
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
 def _hook(group: _Group) -> Callable[[ModuleType], None]:
     """Return the function that loads the entry points of one group."""
 
     def load(_module: ModuleType) -> None:
-        for entry_point in entry_points(group=group.name):
-            _load(entry_point, group.modules)
+        try:
+            for entry_point in entry_points(group=group.name):
+                _load(entry_point, group)
+        except Exception as error:  # noqa: BLE001
+            _warn(f"The plugins in the entry-point group {group.name!r} could not be loaded: {error!r}")
 
     return load
 
 
-def _load(entry_point: EntryPoint, modules: tuple[str, ...]) -> None:
-    """Import what an entry point names and set it on anomalib's modules; what is there already is left alone."""
-    targets = [sys.modules[name] for name in modules if name in sys.modules]
-    if all(hasattr(target, entry_point.name) for target in targets):
+def _load(entry_point: EntryPoint, group: _Group) -> None:
+    """Import what an entry point names and set it on anomalib's modules; a name of anomalib's own is left alone.
+
+    A class of that name is not even imported: ``get_model`` goes through the subclasses of ``AnomalibModule`` and would
+    find it there.
+    """
+    targets = [sys.modules[name] for name in group.modules if name in sys.modules]
+    owners = [*targets, *(sys.modules[name] for name in group.taken if name in sys.modules)]
+    if any(hasattr(owner, entry_point.name) for owner in owners):
         return
     try:
         loaded = entry_point.load()
     except Exception as error:  # noqa: BLE001
+        circular = type(error) in {AttributeError, ImportError}
+        if circular and any(_is_being_imported(name) for name in _with_parents(entry_point.module)):
+            # Someone imports the plugin's module, which imports anomalib: the class does not exist yet.
+            for target in targets:
+                _set_when_asked_for(entry_point, target)
+            return
         distribution = entry_point.dist.name if entry_point.dist else "an unknown distribution"
         _warn(
             f"anomalib plugin {entry_point.name!r} ({entry_point.value}, from {distribution}) could not be loaded and "
@@ -89,8 +115,29 @@ def _load(entry_point: EntryPoint, modules: tuple[str, ...]) -> None:
         )
         return
     for target in targets:
-        if not hasattr(target, entry_point.name):
-            setattr(target, entry_point.name, loaded)
+        setattr(target, entry_point.name, loaded)
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """Give the names of a module's packages, outermost first, and its own."""
+    return accumulate(name.split("."), "{}.{}".format)
+
+
+def _set_when_asked_for(entry_point: EntryPoint, target: ModuleType) -> None:
+    """Let a module load an entry point when its attribute is first looked up (PEP 562)."""
+    others: Callable[[str], Any] | None = vars(target).get("__getattr__")
+
+    def look_up(name: str) -> Any:  # noqa: ANN401
+        if name == entry_point.name:
+            loaded = entry_point.load()
+            setattr(target, name, loaded)
+            return loaded
+        if others is not None:
+            return others(name)
+        msg = f"module {target.__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    vars(target)["__getattr__"] = look_up
 
 
 def _warn(message: str) -> None:

@@ -87,7 +87,10 @@ def test_total_and_switched_off_terms(case):
         assert without.total.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["normal_weight", "mask_weight", "anomaly_weight", "consistency_weight", "focal_weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["normal_weight", "mask_weight", "anomaly_weight", "consistency_weight", "focal_weight"],
+)
 @pytest.mark.parametrize("value", [-1.0, float("nan")])
 def test_impossible_weights(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):
@@ -119,7 +122,10 @@ def test_ssim_agrees_with_scikit_image():
     )
     expected = 1 - similarity[frame:-frame, frame:-frame].mean()
     assert 0.1 < expected < 0.9
-    assert ssim_loss(torch.tensor(a)[None, None], torch.tensor(b)[None, None]).item() == pytest.approx(expected, abs=1e-5)
+    assert ssim_loss(torch.tensor(a)[None, None], torch.tensor(b)[None, None]).item() == pytest.approx(
+        expected,
+        abs=1e-5,
+    )
 
 
 def test_loss_is_computed_in_full_precision_under_autocast():

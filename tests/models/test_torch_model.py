@@ -3,6 +3,8 @@
 
 """The network and the reverse process as a PyTorch module."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from anomalib.data import InferenceBatch
@@ -11,7 +13,13 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import Prediction
 
-TINY = {"base_channels": 8, "channel_multipliers": (1, 2, 2), "num_blocks": 1, "attention_levels": (-1,), "timesteps": 6}
+TINY = {
+    "base_channels": 8,
+    "channel_multipliers": (1, 2, 2),
+    "num_blocks": 1,
+    "attention_levels": (-1,),
+    "timesteps": 6,
+}
 
 
 def build(**parameters):
@@ -57,7 +65,7 @@ def test_callback_sees_every_step(images):
     process = model.reverse_process(images, callback=steps.append)
     assert [(step.timestep, step.next_timestep) for step in steps] == [(5, 4), (4, 3), (3, 2), (2, 1), (1, 0)]
     torch.testing.assert_close(steps[0].x_t, images * 2 - 1)
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in pairwise(steps):
         assert torch.equal(step.x_next, following.x_t)
         beta, next_beta = model.beta[step.timestep], model.beta[step.next_timestep]
         # Eq. 4 of the paper, literally.
@@ -155,7 +163,10 @@ def test_mask_divisor(images):
 @pytest.mark.parametrize("training", [True, False])
 def test_sizes_that_the_network_cannot_divide(size, nearest, training):
     model = build().train(training)
-    with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} pixels .* multiples of 4\. The nearest sizes are {nearest};"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{size[0]}x{size[1]} pixels .* multiples of 4\. The nearest sizes are {nearest};",
+    ):
         model(torch.zeros(1, 3, *size), torch.zeros(1, 1, *size), torch.tensor([1]))
 
 

@@ -3,6 +3,8 @@
 
 """Schedule, forward process and reverse step, against arithmetic done by hand."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -48,7 +50,7 @@ def test_strided_timesteps_fall_from_first_to_one(timesteps):
         chosen = inference_timesteps(timesteps, steps)
         assert len(chosen) == steps
         assert (chosen[0], chosen[-1]) == (timesteps - 1, 1)
-        assert all(earlier > later for earlier, later in zip(chosen, chosen[1:], strict=False))
+        assert all(earlier > later for earlier, later in pairwise(chosen))
 
 
 @pytest.mark.parametrize(("steps", "start"), [(0, None), (21, None), (None, 0), (None, 20), (-1, None)])

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_transfusion.visualization import ResultSheet
 
 from .loss import LossTerms, TransFusionLoss
-from .numerics import LossGuard, restore_random_state, save_random_state, seeded
+from .numerics import LossGuard, seed_from, seeded
 from .torch_model import MaskAggregation, TransFusionModel, check_image_size
 from .training_sample import TextureSource, TrainingSampler
 from .transparency import Schedule
@@ -32,7 +32,7 @@ from .validation import RareValidation, typed_by_user
 __all__ = ["TransFusion"]
 
 DEFAULT_IMAGE_SIZE = (256, 256)
-RANDOM_STATE_KEY = "transfusion_random_state"
+SEED_KEY = "transfusion_seed"
 
 
 class TransFusion(AnomalibModule):
@@ -213,7 +213,8 @@ class TransFusion(AnomalibModule):
 
         self._loss_guard = LossGuard()
         self._seed = 0
-        self._random_state: dict[str, Any] | None = None
+        self._first_epoch = 0
+        self._resumed_epoch: int | None = None
         self._check_pre_processor()
 
     def _check_pre_processor(self) -> None:
@@ -253,14 +254,28 @@ class TransFusion(AnomalibModule):
         return callbacks
 
     def on_fit_start(self) -> None:
-        """Read the texture photographs before the first batch, and continue the random numbers of a checkpoint."""
+        """Read the texture photographs before the first batch, and seed the first epoch.
+
+        The random numbers of each epoch and step follow from one seed, which checkpoints keep. So they depend neither
+        on a restart nor on validations in between, and differ between processes.
+        """
         if self.input_size is not None:
             self.sampler.build(self.input_size)
-        if self._random_state is None:
+        if self._resumed_epoch is None:
             self._seed = int(torch.randint(2**62, ()))
+            self._first_epoch = self.current_epoch
         else:
-            restore_random_state(self._random_state)
-            self._random_state = None
+            self._first_epoch, self._resumed_epoch = self._resumed_epoch, None
+        self._seed_epoch(self._first_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed an epoch. Lightning makes the first data iterator earlier: that epoch is seeded already."""
+        if self.current_epoch != self._first_epoch:
+            self._seed_epoch(self.current_epoch)
+
+    def _seed_epoch(self, epoch: int) -> None:
+        """Seed the order of the images and their augmentation."""
+        torch.manual_seed(seed_from(self._seed, self.global_rank, epoch))
 
     def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
         """Make anomalies at random timesteps in a batch of normal images, and compute the loss.
@@ -280,8 +295,8 @@ class TransFusion(AnomalibModule):
         del args, kwargs
         images: torch.Tensor = batch.image  # type: ignore[assignment]
         self.model.check_size(images)
-        # A seed for each step and process: what is drawn depends neither on validation nor on a restart in between.
-        with seeded((self._seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), images.device):
+        step = self.trainer.fit_loop.total_batch_idx
+        with seeded(seed_from(self._seed, self.global_rank, self.current_epoch, step), images.device):
             sample = self.sampler(images, self.model.beta, batch.image_path)
         prediction = self.model(sample.x_t, sample.previous_mask, sample.timestep)
         losses: LossTerms = self.loss(
@@ -327,32 +342,21 @@ class TransFusion(AnomalibModule):
         """Run the reverse process on a batch, as in :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
-    def on_validation_model_zero_grad(self) -> None:
-        """Set the random numbers of the training aside: data loaders draw from them, also to validate."""
-        super().on_validation_model_zero_grad()
-        self._random_state = save_random_state(self._seed)
-
-    def on_validation_end(self) -> None:
-        """Go on with the random numbers of the training, as if there had been no validation."""
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
-            self._random_state = None
-
     def on_train_epoch_end(self) -> None:
         """Check the loss of the last step before a checkpoint is written."""
         self._loss_guard.check()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random numbers, so that a resumed training continues as if it had never stopped."""
+        """Save the seed, so that a resumed training continues as if it had never stopped."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[RANDOM_STATE_KEY] = self._random_state or save_random_state(self._seed)
+        checkpoint[SEED_KEY] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the random numbers where a training is resumed (not where a model is loaded)."""
+        """Take over the seed where a training is resumed (not where a model is loaded)."""
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is not None and self.trainer.training and RANDOM_STATE_KEY in checkpoint:
-            self._random_state = checkpoint[RANDOM_STATE_KEY]
-            self._seed = int(self._random_state["seed"])
+        if self._trainer is not None and self.trainer.training and SEED_KEY in checkpoint:
+            self._seed = checkpoint[SEED_KEY]
+            self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Configure AdamW, and the drop of its rate after 800 of 1500 epochs, scaled to the trainer's length.

@@ -1,47 +1,35 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random numbers that survive a restart, and losses that must stay finite."""
+"""Random numbers that a restart does not change, and losses that must stay finite."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from .loss import LossTerms
 
-__all__ = ["LossGuard", "restore_random_state", "save_random_state", "seeded"]
+__all__ = ["LossGuard", "seed_from", "seeded"]
 
 
-def save_random_state(seed: int) -> dict[str, Any]:
-    """Return the state of torch's global generators and a seed, in types that ``weights_only`` loads."""
-    state: dict[str, Any] = {"seed": seed, "cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Set torch's global generators to a saved state; those of GPUs only where there are as many as then."""
-    torch.set_rng_state(state["cpu"].cpu())
-    cuda = state.get("cuda", [])
-    if cuda and len(cuda) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in cuda])
+def seed_from(*key: int) -> int:
+    """Return a seed for a key of whole numbers; different keys give unrelated seeds, equal ones the same everywhere."""
+    # Python's hash of whole numbers, unlike that of strings, does not differ between processes.
+    return hash(key) & (2**63 - 1)
 
 
 @contextmanager
-def seeded(key: tuple[int, ...], device: torch.device) -> Generator[None, None, None]:
-    """Draw from generators that are seeded by a key; outside, torch's generators go on as if nothing was drawn.
+def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
+    """Draw from generators with this seed; outside, torch's generators go on as if nothing was drawn.
 
     Args:
-        key: Numbers that name what is drawn; different keys give unrelated seeds.
+        seed: Seed of torch's global generators inside.
         device: Device on which numbers are drawn, beside the CPU.
     """
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        # Python's hash of whole numbers is the same in every process.
-        torch.manual_seed(hash(key) & (2**63 - 1))
+        torch.manual_seed(seed)
         yield
 
 

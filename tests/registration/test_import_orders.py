@@ -1,0 +1,110 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whatever is imported first, anomalib knows the classes, and they are the same objects everywhere."""
+
+import json
+import pkgutil
+from pathlib import Path
+
+import pytest
+from interpreter import SAME_EVERYWHERE, python
+
+import anomalib_transfusion
+
+PACKAGE = Path(anomalib_transfusion.__file__).parent
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages([str(PACKAGE)], "anomalib_transfusion.", onerror=lambda _name: None)
+)
+# Importing a module imports its packages first. Those of models and data import all that is below them, so that a
+# module there starts exactly as its package does (test_a_package_imports_what_is_below shows it).
+PACKAGES = ["anomalib_transfusion.data", "anomalib_transfusion.models", "anomalib_transfusion.visualization"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import torch",
+        "import anomalib.models",
+        "import anomalib.engine",
+        "import anomalib.data",
+        "from anomalib_transfusion import TransFusion",
+    ],
+)
+def test_import_order(first, tmp_path):
+    assert "same everywhere" in python(first + SAME_EVERYWHERE, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_what_is_below(package, tmp_path):
+    program = (
+        f"import json, sys, {package}\n"
+        f"print(json.dumps([name for name in sys.modules if name.startswith('{package}.')]))\n" + SAME_EVERYWHERE
+    )
+    result = python(program, cwd=tmp_path)
+    imported = set(json.loads(result.stdout.splitlines()[0]))
+    assert imported == {name for name in MODULES if name.startswith(f"{package}.")}
+    assert "same everywhere" in result.stdout
+
+
+def test_other_modules_leave_anomalib_alone(tmp_path):
+    """What is in no such package imports no anomalib: afterwards all is as after `import anomalib_transfusion`."""
+    others = [name for name in MODULES if name not in PACKAGES and not name.startswith(tuple(PACKAGES))]
+    assert "anomalib_transfusion.plugin" in others
+    assert "anomalib_transfusion.synthesis.generator" in others
+    program = f"import sys, {', '.join(others)}\nassert 'anomalib' not in sys.modules\n"
+    python(program, cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+def test_deep_import_first(module, tmp_path):
+    assert "same everywhere" in python(f"import {module}\n" + SAME_EVERYWHERE, cwd=tmp_path).stdout
+
+
+WORKER = f"""
+import multiprocessing
+import sys
+
+def look(model_class, data_class):
+    import anomalib.data, anomalib.models
+    same = anomalib.models.TransFusion is model_class and anomalib.data.MVTec is data_class
+    program = {SAME_EVERYWHERE!r}
+    exec(program, {{}})
+    return same, multiprocessing.current_process().name
+
+if __name__ == "__main__":
+    from anomalib_transfusion import MVTec, TransFusion
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        same, name = pool.apply(look, (TransFusion, MVTec))
+    assert same
+    assert name != "MainProcess"
+    print("the worker has the same classes")
+"""
+
+
+def test_spawned_worker(tmp_path):
+    """The classes are unpickled before anything of anomalib is imported there."""
+    (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
+    result = python("import runpy; runpy.run_path('worker.py', run_name='__main__')", cwd=tmp_path)
+    assert "the worker has the same classes" in result.stdout
+
+
+WITHOUT_AUTOLOAD = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+
+
+def test_without_autoload_before_anomalib(tmp_path):
+    python("import anomalib_transfusion\n" + SAME_EVERYWHERE, WITHOUT_AUTOLOAD, cwd=tmp_path)
+
+
+def test_without_autoload_after_anomalib(tmp_path):
+    """Without PyTorch's autoload nobody calls the plugin before the package is imported by hand."""
+    program = (
+        "import anomalib.data, anomalib.models\n"
+        "assert not hasattr(anomalib.models, 'TransFusion')\n"
+        "assert not hasattr(anomalib.data, 'MVTec')\n"
+        "import anomalib_transfusion\n"
+        "assert 'trans_fusion' in anomalib.models.list_models()\n"
+        "assert hasattr(anomalib.data, 'MVTec')\n"
+    )
+    python(program + SAME_EVERYWHERE, WITHOUT_AUTOLOAD, cwd=tmp_path)
