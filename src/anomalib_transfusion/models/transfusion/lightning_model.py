@@ -22,11 +22,13 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_transfusion.visualization import ResultSheet
 
+from .compatibility import check_compatible
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
 from .torch_model import MaskAggregation, TransFusionModel, check_image_size
 from .training_sample import TextureSource, TrainingSampler
 from .transparency import Schedule
+from .unreadable import UnreadableImage
 from .validation import RareValidation, typed_by_user
 
 __all__ = ["TransFusion"]
@@ -241,16 +243,16 @@ class TransFusion(AnomalibModule):
             self.sampler.prepare()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add rare validation where the user left the trainer's validation interval at its default."""
+        """Add better errors, and rare validation where the user left the trainer's validation interval alone."""
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
+        callbacks.append(UnreadableImage())
         trainer = self.trainer
-        if trainer.training and trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0:
-            names = ("check_val_every_n_epoch", "val_check_interval", "fast_dev_run", "overfit_batches")
-            if not any(typed_by_user(name) for name in names):
-                callbacks.append(RareValidation(len(self.model.inference_timesteps)))
-                # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
-                trainer.check_val_every_n_epoch = 2
+        untouched = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1
+        if trainer.training and untouched and not typed_by_user("check_val_every_n_epoch", "val_check_interval"):
+            callbacks.append(RareValidation(len(self.model.inference_timesteps)))
+            # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
+            trainer.check_val_every_n_epoch = 2
         return callbacks
 
     def on_fit_start(self) -> None:
@@ -352,7 +354,12 @@ class TransFusion(AnomalibModule):
         checkpoint[SEED_KEY] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the seed where a training is resumed (not where a model is loaded)."""
+        """Refuse weights that were trained for something else, and take over the seed of a training that is resumed.
+
+        Raises:
+            ValueError: If the checkpoint belongs to another model or to other parameters.
+        """
+        check_compatible(checkpoint, self.hparams)
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.training and SEED_KEY in checkpoint:
             self._seed = checkpoint[SEED_KEY]

@@ -23,6 +23,7 @@ __all__ = ["RareValidation", "typed_by_user"]
 # A training step costs about as much as three forward passes: one forward, and a backward of twice its cost.
 PASSES_PER_TRAINING_IMAGE = 3
 SHARE_OF_TRAINING_TIME = 0.1
+NEVER_TYPED = sys.maxsize
 
 
 class RareValidation(Callback):
@@ -97,27 +98,39 @@ def _num_images(dataloaders: Any) -> int:  # noqa: ANN401
     return max(1, sum(len(loader.dataset) for loader in loaders))
 
 
-def typed_by_user(name: str) -> bool:
-    """Tell whether a trainer argument was given by the user, in code or on anomalib's command line.
+def typed_by_user(*names: str) -> bool:
+    """Tell whether one of some trainer arguments was given by the user, in code or on anomalib's command line.
 
     Lightning's trainer does not remember which of its arguments were given, and anomalib's command line passes them
-    all. So the callers are asked: the command line parses what was typed a second time without its defaults, and the
-    engine has what it was called with.
+    all. So the callers are asked: the engine has what it was called with, and the command line parses what was typed
+    a second time, with defaults that nobody types.
 
     Args:
-        name: Name of an argument of Lightning's ``Trainer``.
+        names: Names of arguments of Lightning's ``Trainer`` that take whole numbers.
     """
     from anomalib.cli.cli import AnomalibCLI
     from anomalib.engine import Engine
 
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
-    engine: Engine | None = None
+    given: set[str] = set()
     while frame is not None:
         owner = frame.f_locals.get("self")
+        if isinstance(owner, AnomalibCLI) and frame.f_code is AnomalibCLI.__init__.__code__:
+            return _typed_on_command_line(owner, frame.f_locals["args"], names)
         if isinstance(owner, Engine):
-            engine = owner
-        elif isinstance(owner, AnomalibCLI) and frame.f_code is AnomalibCLI.__init__.__code__:
-            typed = owner.parser.parse_args(frame.f_locals["args"], defaults=False)
-            return typed.get(f"{owner.subcommand}.trainer.{name}") is not None
+            given |= set(owner._cache.args)  # noqa: SLF001
         frame = frame.f_back
-    return engine is not None and name in engine._cache.args  # noqa: SLF001
+    return not given.isdisjoint(names)
+
+
+def _typed_on_command_line(cli: Any, args: Any, names: tuple[str, ...]) -> bool:  # noqa: ANN401
+    """Parse the command line with other defaults, and tell whether an argument kept its value."""
+    parser = cli.subcommand_parsers[cli.subcommand]
+    keys = [f"trainer.{name}" for name in names]
+    defaults = {key: parser.get_default(key) for key in keys}
+    parser.set_defaults(dict.fromkeys(keys, NEVER_TYPED))
+    try:
+        parsed = cli.parser.parse_args(args=args)
+    finally:
+        parser.set_defaults(defaults)
+    return any(parsed[f"{cli.subcommand}.{key}"] != NEVER_TYPED for key in keys)
