@@ -81,10 +81,10 @@ def test_corrupt_image_in_prediction(tiny, folder, tmp_path):
 
 def test_folder_without_an_image(tiny, folder, tmp_path):
     (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match=f"Found 0 images in {folder / 'empty'}"):
+    with pytest.raises(RuntimeError, match=rf"Found 0 .* images in {folder / 'empty'}"):
         engine(tmp_path).fit(tiny(), datamodule=own_data(folder, normal_dir="empty"))
-    with pytest.raises(RuntimeError, match="Found 0 images"):
-        PredictDataset(folder / "empty")
+    with pytest.raises(ValueError, match=f"Found 0 images in {folder / 'empty'}"):
+        engine(tmp_path).predict(tiny(), dataset=PredictDataset(folder / "empty"))
 
 
 def test_images_smaller_than_the_stride_of_the_network(tiny, tmp_path):

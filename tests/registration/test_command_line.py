@@ -25,7 +25,7 @@ ARGUMENTS = {
 DATA = {
     "train": "anomalib_transfusion.MVTec",
     "fit": "anomalib_transfusion.MVTec",
-    "validate": "anomalib_transfusion.MVTec",
+    "validate": "anomalib.data.MVTec",
     "test": "anomalib_transfusion.DemoSurface",
 }
 SMALL_NETWORK = [

@@ -19,13 +19,13 @@ MODELS = {
     "import": "__import__('anomalib.models', fromlist=['TransFusion']).TransFusion(**SMALL)",
     "from_config": "anomalib.models.TransFusion.from_config('model.yaml')",
     "from_config of the base class": "anomalib.models.AnomalibModule.from_config('model.yaml')",
-    "engine": "Engine.from_config('model.yaml')[1]",
+    "engine": "Engine.from_config('run.yaml')[1]",
     "benchmark": "job().model",
 }
 DATA = {
     "name": "get_datamodule({'class_path': 'MVTec', 'init_args': MVTEC})",
     "path": "get_datamodule({'class_path': 'anomalib.data.MVTec', 'init_args': MVTEC})",
-    "engine": "Engine.from_config('model.yaml')[2]",
+    "engine": "Engine.from_config('run.yaml')[2]",
     "benchmark": "job().datamodule",
 }
 PROGRAM = """
@@ -68,7 +68,8 @@ def _look_up(ways, folder):
     model = {"class_path": "TransFusion", "init_args": SMALL}
     data = {"class_path": "MVTec", "init_args": {"category": "cable"}}
     # JSON is YAML.
-    (folder / "model.yaml").write_text(json.dumps({"model": model, "data": data}), encoding="utf-8")
+    (folder / "model.yaml").write_text(json.dumps({"model": model}), encoding="utf-8")
+    (folder / "run.yaml").write_text(json.dumps({"model": model, "data": data}), encoding="utf-8")
     program = f"import sys\nsys.argv[1:] = {[json.dumps(SMALL), json.dumps(ways)]!r}\n{PROGRAM}"
     return json.loads(python(program, cwd=folder).stdout.splitlines()[-1])
 

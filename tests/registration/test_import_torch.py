@@ -27,19 +27,18 @@ def test_the_plugin_adds_less_than_a_tenth_of_a_second(tmp_path):
     assert statistics.median(seconds) < 0.1
 
 
-def test_nothing_heavy_is_imported(tmp_path):
+def test_torch_first_and_nothing_heavy_with_it(tmp_path):
     program = (
         "import sys, torch\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules}))\n"
         "assert 'wrapt' in sys.modules and 'anomalib_transfusion.plugin' in sys.modules\n"
         "assert not {'anomalib', 'lightning', 'kornia'} & set(sys.modules)\n"
         "assert not [name for name in sys.modules if name.startswith('anomalib_transfusion.') "
         "and name != 'anomalib_transfusion.plugin']\n"
     )
-    python(program, cwd=tmp_path)
+    assert "same everywhere" in python(program + SAME_EVERYWHERE, cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("flags", [(), ("-W", "error::RuntimeWarning")], ids=["default", "warnings are errors"])
+@pytest.mark.parametrize("flags", [(), ("-W", "error")], ids=["default", "warnings are errors"])
 def test_without_wrapt(flags, tmp_path):
     (tmp_path / "wrapt.py").write_text("raise ImportError('wrapt is not here')", encoding="utf-8")
     result = python(
@@ -54,7 +53,14 @@ def test_without_wrapt(flags, tmp_path):
     assert "wrapt is not here" in result.stderr
 
 
-@pytest.mark.parametrize("flags", [(), ("-W", "error::RuntimeWarning")], ids=["default", "warnings are errors"])
+# anomalib itself does not start under "-W error": it makes FutureWarnings.
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), id="default"),
+        pytest.param(("-W", "error::RuntimeWarning"), id="warnings are errors", marks=pytest.mark.slow),
+    ],
+)
 def test_a_broken_plugin(flags, tmp_path):
     """It is named in a warning; torch, anomalib and the other plugins go on."""
     make_distribution(
