@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: the tests are small, and more threads than cores only get in each other's way.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch is imported: the tests run in parallel, and more threads than cores only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 

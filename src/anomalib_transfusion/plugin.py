@@ -102,7 +102,7 @@ def _load(entry_point: EntryPoint, group: _Group) -> None:
     try:
         loaded = entry_point.load()
     except Exception as error:  # noqa: BLE001
-        circular = type(error) in {AttributeError, ImportError}
+        circular = isinstance(error, AttributeError | ImportError) and not isinstance(error, ModuleNotFoundError)
         if circular and any(_is_being_imported(name) for name in _with_parents(entry_point.module)):
             # Someone imports the plugin's module, which imports anomalib: the class does not exist yet.
             for target in targets:

@@ -3,6 +3,8 @@
 
 """The model in anomalib's engine: training, its random numbers, its schedule, its checkpoints."""
 
+import math
+
 import lightning
 import pytest
 import torch
@@ -12,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_transfusion import TransFusion
+from anomalib_transfusion.models.transfusion.validation import validation_interval
 
 
 class Recorder(Callback):
@@ -138,9 +141,9 @@ def test_optimizer_of_the_paper(tiny, surface, tmp_path):
 
 
 def test_rare_validation_and_always_after_the_last_epoch(tiny, surface, tmp_path):
-    """7 images of 3 passes against 16 images of 3: a validation costs 7 / 16 of an epoch, so every fifth is a tenth."""
-    recorder, engine = fit(tiny(), surface, tmp_path, max_epochs=12, limit_train_batches=4)
-    assert recorder.validated == [1, 6, 11]
+    """7 images of 3 passes against 16 of 3: a validation costs 7 / 16 of an epoch, and 12 epochs have time for two."""
+    recorder, engine = fit(tiny(), surface, tmp_path, max_epochs=12)
+    assert recorder.validated == [5, 11]
     assert engine.trainer.checkpoint_callback.best_model_path
     assert engine.trainer.check_val_every_n_epoch == 1
 
@@ -174,13 +177,24 @@ def test_early_stopping_does_not_miss_its_metric(tiny, surface, tmp_path):
     engine = Engine(
         default_root_dir=tmp_path,
         callbacks=[recorder, stopping],
-        max_epochs=7,
+        max_epochs=10,
         accelerator="cpu",
         devices=1,
         enable_progress_bar=False,
     )
     engine.fit(model, datamodule=surface)
-    assert recorder.validated == [1, 6]
+    assert recorder.validated == [4, 9]
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 100, 1500])
+@pytest.mark.parametrize("cost", [0.01, 0.4375, 2.6, 30.0])
+def test_validation_costs_a_tenth_at_most(cost, epochs):
+    """As far as one validation at the end leaves room for it."""
+    interval = validation_interval(cost, epochs)
+    validations = sum((epochs - epoch) % interval == 0 for epoch in range(1, epochs + 1))
+    assert validations == 1 or validations * cost <= 0.1 * epochs
+
+    assert validation_interval(cost, math.inf) == max(1, math.ceil(10 * cost))
 
 
 def test_every_loss_term_is_logged_under_its_own_name(tiny, surface, tmp_path):

@@ -48,10 +48,11 @@ class RareValidation(Callback):
         trainer.training = True
         validation_cost = _num_images(trainer.val_dataloaders) * self.passes
         training_cost = _num_images(trainer.train_dataloader) * PASSES_PER_TRAINING_IMAGE
-        self.interval = max(1, math.ceil(validation_cost / training_cost / SHARE_OF_TRAINING_TIME))
+        self.interval = validation_interval(validation_cost / training_cost, _num_epochs(trainer))
         rank_zero_info(
-            f"TransFusion validates every {self.interval} epochs and after the last one, so that validation takes "
-            "about a tenth of the training time at most. Set the trainer's check_val_every_n_epoch to choose yourself.",
+            f"TransFusion validates every {self.interval} epochs and after the last one, because a validation costs as "
+            f"much as {validation_cost / training_cost:.1f} epochs. Set the trainer's check_val_every_n_epoch to "
+            "choose yourself.",
         )
 
     def on_train_batch_end(
@@ -69,8 +70,9 @@ class RareValidation(Callback):
         if 0 < trainer.max_steps <= trainer.global_step:
             # Lightning ends such a run without validating; a stop on request is validated.
             trainer.should_stop = True
-        epochs_left = _num_epochs(trainer) - (trainer.current_epoch + 1)
-        due = trainer.should_stop or epochs_left <= 0 or epochs_left % self.interval == 0
+        epoch, last = trainer.current_epoch + 1, _num_epochs(trainer)
+        # Counted back from the last epoch, so that it is one of them.
+        due = trainer.should_stop or (epoch if math.isinf(last) else last - epoch) % self.interval == 0
         # Lightning validates where this number divides the epoch's, counted from one.
         trainer.check_val_every_n_epoch = 1 if due else trainer.current_epoch + 2
 
@@ -81,15 +83,32 @@ class RareValidation(Callback):
         trainer.check_val_every_n_epoch = 1
 
 
-def _num_epochs(trainer: Trainer) -> int:
-    """Return the number of epochs of this run, or one that is never reached where only time limits it."""
-    limits = []
+def validation_interval(cost: float, epochs: float) -> int:
+    """Return the smallest interval at which validation stays within its share of the training time.
+
+    Args:
+        cost: Cost of a validation in epochs of training.
+        epochs: Length of the training in epochs; infinite where it is unknown.
+
+    Returns:
+        The interval in epochs, counted back from the last one. The last validation is always done, so the interval is
+        at most the whole training, which may then cost more than its share.
+    """
+    if math.isinf(epochs):
+        return max(1, math.ceil(cost / SHARE_OF_TRAINING_TIME))
+    validations = max(1, math.floor(SHARE_OF_TRAINING_TIME * epochs / cost))
+    return max(1, math.ceil(epochs / validations))
+
+
+def _num_epochs(trainer: Trainer) -> float:
+    """Return the number of epochs of this run, infinite where only time limits it."""
+    limits: list[float] = []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         limits.append(trainer.max_epochs)
     if trainer.max_steps > 0:
         batches = trainer.num_training_batches / trainer.accumulate_grad_batches
         limits.append(math.ceil(trainer.max_steps / batches))
-    return min(limits, default=sys.maxsize)
+    return min(limits, default=math.inf)
 
 
 def _num_images(dataloaders: Any) -> int:  # noqa: ANN401
