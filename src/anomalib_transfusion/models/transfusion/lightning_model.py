@@ -298,7 +298,9 @@ class TransFusion(AnomalibModule):
         images: torch.Tensor = batch.image  # type: ignore[assignment]
         self.model.check_size(images)
         step = self.trainer.fit_loop.total_batch_idx
-        with seeded(seed_from(self._seed, self.global_rank, self.current_epoch, step), images.device):
+        seed = seed_from(self._seed, self.global_rank, self.current_epoch, step)
+        # What is drawn must not depend on the precision of the training.
+        with seeded(seed, images.device), torch.autocast(images.device.type, enabled=False):
             sample = self.sampler(images, self.model.beta, batch.image_path)
         prediction = self.model(sample.x_t, sample.previous_mask, sample.timestep)
         losses: LossTerms = self.loss(
