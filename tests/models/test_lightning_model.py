@@ -110,6 +110,19 @@ def test_validation_leaves_the_training_as_it_is(tiny, surface, tmp_path):
     assert often.files == never.files
 
 
+def test_precision_of_the_trainer_is_kept_and_draws_the_same_anomalies(tiny, surface, tmp_path):
+    runs = {}
+    for precision in ("32-true", "bf16-mixed"):
+        seed_everything(1)
+        recorder, engine = fit(tiny(), surface, tmp_path / precision, max_epochs=1, precision=precision)
+        assert engine.trainer.precision == precision
+        runs[precision] = recorder
+    assert runs["bf16-mixed"].files == runs["32-true"].files
+    # The same samples, so almost the same loss; other anomalies would change it by far more.
+    assert runs["bf16-mixed"].losses == pytest.approx(runs["32-true"].losses, rel=0.03)
+    assert runs["bf16-mixed"].losses != runs["32-true"].losses
+
+
 def test_learning_rate_falls_after_800_of_1500_epochs(tiny, surface, tmp_path):
     recorder, _ = fit(tiny(), surface, tmp_path, max_epochs=15, limit_train_batches=1, limit_val_batches=0)
     assert recorder.rates == pytest.approx([1e-3] * 8 + [1e-4] * 7)

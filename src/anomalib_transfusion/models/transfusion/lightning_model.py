@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_transfusion.visualization import ResultSheet
 
+from .checkpoint import import_official, infer_architecture, read_official
 from .compatibility import check_compatible
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
@@ -218,6 +219,27 @@ class TransFusion(AnomalibModule):
         self._first_epoch = 0
         self._resumed_epoch: int | None = None
         self._check_pre_processor()
+
+    @classmethod
+    def from_official_checkpoint(cls, path: str | Path, **parameters: Any) -> "TransFusion":  # noqa: ANN401
+        """Build a model with the weights of a checkpoint that the authors' code saved; its network is inferred.
+
+        Args:
+            path: Pickled state dict (tensors only; nothing in the file is run) or safetensors.
+            parameters: Further parameters of the model. ``start_timestep=18, mask_divisor=19`` evaluates as the
+                published code does; the default follows the paper.
+
+        Returns:
+            TransFusion: The model, to train on, predict, save and export.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file cannot be read, or belongs to another model; names the keys.
+        """
+        state = read_official(path)
+        model = cls(**{**infer_architecture(state), **parameters})
+        import_official(state, model.model.network)
+        return model
 
     def _check_pre_processor(self) -> None:
         """Raise ValueError if the pre-processor normalises or gives images that the network cannot divide."""
