@@ -80,7 +80,8 @@ def ssim_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     c1 = (0.01 * SSIM_DYNAMIC_RANGE) ** 2
     c2 = (0.03 * SSIM_DYNAMIC_RANGE) ** 2
     covariance = product - mean_a * mean_b
-    variances = (square_a - mean_a.square()) + (square_b - mean_b.square())
+    # Not negative but for rounding, which matters where a prediction has run far out of [-1, 1].
+    variances = (square_a - mean_a.square()).clamp(min=0) + (square_b - mean_b.square()).clamp(min=0)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
     return 1 - (luminance * (2 * covariance + c2) / (variances + c2)).mean()
 
