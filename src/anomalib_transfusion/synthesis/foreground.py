@@ -55,8 +55,8 @@ def _otsu(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     levels = (values * (_LEVELS - 1)).round().long()
     histogram = torch.zeros(len(values), _LEVELS, dtype=torch.long, device=values.device)
-    share = histogram.scatter_add_(1, levels, torch.ones_like(levels)).double() / values.shape[1]
-    level = torch.arange(_LEVELS, device=values.device, dtype=torch.float64) / (_LEVELS - 1)
+    share = histogram.scatter_add_(1, levels, torch.ones_like(levels)).float() / values.shape[1]
+    level = torch.arange(_LEVELS, device=values.device) / (_LEVELS - 1)
     lower = share.cumsum(1)
     moment = (share * level).cumsum(1)
     mean = moment[:, -1:]

@@ -243,7 +243,7 @@ def shuffle_tiles(images: Tensor) -> Tensor:
     if below or right:
         images = pad(images, (0, right, 0, below), mode="replicate")
     tile_height, tile_width = images.shape[-2] // TILES_PER_SIDE, images.shape[-1] // TILES_PER_SIDE
-    tiles = images.view(count, channels, TILES_PER_SIDE, tile_height, TILES_PER_SIDE, tile_width)
+    tiles = images.reshape(count, channels, TILES_PER_SIDE, tile_height, TILES_PER_SIDE, tile_width)
     order = torch.rand(count, TILES_PER_SIDE**2, device=images.device).argsort(dim=1)
     order = order.view(count, TILES_PER_SIDE, TILES_PER_SIDE)
     sample = torch.arange(count, device=images.device).view(-1, 1, 1)

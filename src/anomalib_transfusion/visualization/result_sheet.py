@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
@@ -17,17 +16,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-if TYPE_CHECKING:
-    from anomalib_transfusion.models import TransFusion
-
 __all__ = ["ResultSheet"]
 
 
 class ResultSheet(ImageVisualizer):
     """anomalib's image visualizer with the reconstruction as a further panel.
 
-    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. Without ``output_dir`` the sheets go to
-    the folder ``images`` of the run.
+    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. The model has to keep the reconstructions
+    of the batch that it evaluated last in an attribute ``reconstruction``, as TransFusion does. Without ``output_dir``
+    the sheets go to the folder ``images`` of the run.
     """
 
     def sheets(self, batch: ImageBatch, reconstructions: torch.Tensor) -> Iterator[tuple[ImageItem, Image.Image]]:
@@ -54,7 +51,7 @@ class ResultSheet(ImageVisualizer):
     def on_test_batch_end(  # type: ignore[override]
         self,
         trainer: Trainer,
-        pl_module: "TransFusion",
+        pl_module: LightningModule,
         outputs: ImageBatch,
         batch: ImageBatch,
         batch_idx: int,
@@ -62,10 +59,9 @@ class ResultSheet(ImageVisualizer):
     ) -> None:
         """Write the sheets of a batch, in the folders that the images have in their data set."""
         del outputs, batch_idx, dataloader_idx
-        if pl_module.reconstruction is None:
-            return
         datamodule = getattr(trainer, "datamodule", None)
-        for item, sheet in self.sheets(batch, pl_module.reconstruction):
+        reconstructions: torch.Tensor = pl_module.reconstruction  # type: ignore[assignment]
+        for item, sheet in self.sheets(batch, reconstructions):
             filename = generate_output_filename(
                 input_path=item.image_path or "",
                 output_path=self._folder(trainer),
