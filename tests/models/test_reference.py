@@ -3,12 +3,14 @@
 
 """Every number of the authors' implementation, in both memory formats."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from anomalib_transfusion.models.transfusion.checkpoint import export_official, import_official, infer_architecture
 from anomalib_transfusion.models.transfusion.loss import Target, TransFusionLoss, ssim_loss
@@ -32,12 +34,18 @@ def state():
     return load_file(REFERENCE / "official_tiny.safetensors")
 
 
-@pytest.fixture(scope="module", params=[torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=product((torch.contiguous_format, torch.channels_last), (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION)),
+    ids=str,
+)
 def model(request, state):
-    """The authors' tiny network with the published way of evaluating, in each memory format."""
+    """The authors' tiny network, evaluated as they do, in each memory format and by each way of computing attention."""
+    memory_format, attention = request.param
     model = TransFusionModel(**infer_architecture(state), start_timestep=18, mask_divisor=19).eval()
     import_official(state, model.network)
-    return model.to(memory_format=request.param)
+    with sdpa_kernel(attention):
+        yield model.to(memory_format=memory_format)
 
 
 def close(actual, expected, tolerance):

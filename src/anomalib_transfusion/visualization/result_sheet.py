@@ -22,9 +22,9 @@ __all__ = ["ResultSheet"]
 class ResultSheet(ImageVisualizer):
     """anomalib's image visualizer with the reconstruction as a further panel.
 
-    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. The model has to keep the reconstructions
-    of the batch that it evaluated last in an attribute ``reconstruction``, as TransFusion does. Without ``output_dir``
-    the sheets go to the folder ``images`` of the run.
+    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. The model has to keep the
+    reconstructions of the batch that it evaluated last in an attribute ``reconstruction``, as TransFusion does. Without
+    ``output_dir`` the sheets go to the folder ``images`` of the run.
     """
 
     def sheets(self, batch: ImageBatch, reconstructions: torch.Tensor) -> Iterator[tuple[ImageItem, Image.Image]]:
