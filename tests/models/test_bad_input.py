@@ -40,7 +40,9 @@ def folder(tmp_path):
 
 
 def own_data(folder, **arguments):
+    """Return a data module whose training and validation read every image, however they are split."""
     settings = {"train_batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "normal_dir": "good", **arguments}
+    settings["val_split_mode"] = "same_as_test"
     return Folder(name="own", root=folder, abnormal_dir="bad", **settings)
 
 

@@ -80,6 +80,7 @@ def test_entry_points_name_what_exists(wheel, tmp_path):
         ("anomalib.data", "MVTec"),
         ("anomalib.data", "DemoSurface"),
         ("torch.backends", "anomalib_transfusion"),
+        ("console_scripts", "anomalib-transfusion"),
     }
     point: EntryPoint
     for point in declared.values():
