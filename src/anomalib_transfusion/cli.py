@@ -34,7 +34,7 @@ def convert(official: Path, output: Path, overwrite: bool = False) -> None:
     from anomalib_transfusion import TransFusion
 
     model = TransFusion.from_official_checkpoint(official)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(model)
     # Beside the output and renamed when it is whole: an interrupted run leaves no half checkpoint under its name.
     partial = output.with_name(f".{output.name}.{os.getpid()}")

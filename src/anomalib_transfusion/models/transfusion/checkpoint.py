@@ -172,8 +172,8 @@ def export_official(network: ResUNet) -> dict[str, torch.Tensor]:
     if not (network.positional_encoding and network.previous_mask):
         msg = "The authors' network always has positional encoding and previous mask; this one lacks an input."
         raise ValueError(msg)
-    keys = official_keys(network)
-    state = {key: network.state_dict()[mine] for mine, key in keys.items()}
+    weights = network.state_dict()
+    state = {key: weights[mine] for mine, key in official_keys(network).items()}
     state[POSITIONAL_FREQUENCY_KEY] = torch.ones(1)
     return state
 

@@ -318,7 +318,6 @@ class TransFusion(AnomalibModule):
         """
         del args, kwargs
         images: torch.Tensor = batch.image  # type: ignore[assignment]
-        self.model.check_size(images)
         step = self.trainer.fit_loop.total_batch_idx
         seed = seed_from(self._seed, self.global_rank, self.current_epoch, step)
         # What is drawn must not depend on the precision of the training.
