@@ -24,6 +24,8 @@ from anomalib_transfusion.visualization import ResultSheet
 
 from .checkpoint import import_official, infer_architecture, read_official
 from .compatibility import check_compatible
+from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
+from .export import LoopExport
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
 from .torch_model import MaskAggregation, TransFusionModel, check_image_size
@@ -38,7 +40,7 @@ DEFAULT_IMAGE_SIZE = (256, 256)
 SEED_KEY = "transfusion_seed"
 
 
-class TransFusion(AnomalibModule):
+class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PLR0904
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
@@ -277,6 +279,15 @@ class TransFusion(AnomalibModule):
             trainer.check_val_every_n_epoch = 2
         return callbacks
 
+    def setup(self, stage: str) -> None:
+        """Make sure that evaluating on several processes counts every image once.
+
+        Raises:
+            ValueError: If there are too few images for the processes.
+        """
+        super().setup(stage)
+        keep_repeated_images_in_company(self.trainer)
+
     def on_fit_start(self) -> None:
         """Read the texture photographs before the first batch, and seed the first epoch.
 
@@ -286,7 +297,8 @@ class TransFusion(AnomalibModule):
         if self.input_size is not None:
             self.sampler.build(self.input_size)
         if self._resumed_epoch is None:
-            self._seed = int(torch.randint(2**62, ()))
+            # Every process adds its own number to the one seed, and any of them may write the checkpoint.
+            self._seed = self.trainer.strategy.broadcast(int(torch.randint(2**62, ())))
             self._first_epoch = self.current_epoch
         else:
             self._first_epoch, self._resumed_epoch = self._resumed_epoch, None
@@ -337,39 +349,44 @@ class TransFusion(AnomalibModule):
             self.log(f"train_loss_{name}", getattr(losses, name).detach(), prog_bar=True, batch_size=len(images))
         return {"loss": losses.total}
 
-    def validation_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
+    def validation_step(  # type: ignore[override]
+        self,
+        batch: ImageBatch,
+        batch_idx: int = 0,
+        dataloader_idx: int = 0,
+    ) -> STEP_OUTPUT:
         """Run the reverse process on a batch.
 
         Args:
             batch (ImageBatch): Images.
-            args: Additional positional arguments (unused).
-            kwargs: Additional keyword arguments (unused).
+            batch_idx (int): Number of the batch.
+            dataloader_idx (int): Number of the data loader.
 
         Returns:
             STEP_OUTPUT: The batch with anomaly maps and scores; ``self.reconstruction`` has the reconstructions.
         """
-        del args, kwargs
+        if self._trainer is not None:
+            drop_repeated_images(self.trainer, batch, batch_idx, dataloader_idx)
         images: torch.Tensor = batch.image  # type: ignore[assignment]
         predictions, process = self.model.predict(images)
         self.reconstruction = ((process.reconstruction + 1) / 2).clamp(0, 1)
         return batch.update(**predictions._asdict())
 
-    def test_step(self, batch: ImageBatch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
+    def test_step(self, *args, **kwargs) -> STEP_OUTPUT:
         """Run the reverse process on a batch, as in :meth:`validation_step`."""
-        return self.validation_step(batch, batch_idx, *args, **kwargs)
+        return self.validation_step(*args, **kwargs)
 
-    def predict_step(  # type: ignore[override]
-        self,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> STEP_OUTPUT:
+    def predict_step(self, *args, **kwargs) -> STEP_OUTPUT:
         """Run the reverse process on a batch, as in :meth:`validation_step`."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
+        return self.validation_step(*args, **kwargs)
 
     def on_train_epoch_end(self) -> None:
         """Check the loss of the last step before a checkpoint is written."""
         self._loss_guard.check()
+
+    def on_train_end(self) -> None:
+        """Make the processes of a distributed training equal; their weights are, by the gradients they share."""
+        share_statistics(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed, so that a resumed training continues as if it had never stopped."""

@@ -11,6 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from .export import Carry, scan_steps
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
 from .unet import Prediction, ResUNet
 
@@ -51,6 +52,15 @@ class ReverseProcess(NamedTuple):
 
     mask: torch.Tensor
     reconstruction: torch.Tensor
+
+
+class _Step(NamedTuple):
+    """Mask, the predictions of the other two heads, and the image after the step."""
+
+    mask: torch.Tensor
+    anomaly: torch.Tensor
+    normal: torch.Tensor
+    x_next: torch.Tensor
 
 
 class TransFusionModel(nn.Module):
@@ -184,18 +194,49 @@ class TransFusionModel(nn.Module):
         x_t = 2 * images - 1
         mask = torch.zeros_like(x_t[:, :1])
         mask_sum = mask
-        for t, next_t in zip(self.inference_timesteps, [*self.inference_timesteps[1:], 0], strict=True):
-            timestep = torch.full((images.shape[0],), t, device=images.device)
-            anomaly, normal, logits = (head.float() for head in self.network(x_t, (mask > 0.5).to(x_t.dtype), timestep))
-            mask = logits.sigmoid()
-            mask_sum = mask_sum + mask
-            x_next = reverse_step(x_t, mask, anomaly, normal, self.beta[t], self.beta[next_t])
-            if callback is not None:
-                callback(ReverseStep(t, next_t, x_t, mask, anomaly / self.beta[t], normal, x_next))
-            x_t = x_next
+        timesteps = self.inference_timesteps
+        next_timesteps = [*timesteps[1:], 0]
+        if torch.onnx.is_in_onnx_export():
+            inputs = (torch.tensor(timesteps, device=images.device), self.beta[timesteps], self.beta[next_timesteps])
+            x_t, mask, mask_sum = scan_steps(self._exported_step, (x_t, mask, mask_sum), inputs)
+        else:
+            for t, next_t in zip(timesteps, next_timesteps, strict=True):
+                timestep = torch.full((images.shape[0],), t, device=images.device)
+                step = self._step(x_t, mask, timestep, self.beta[t], self.beta[next_t])
+                if callback is not None:
+                    anomaly = step.anomaly / self.beta[t]
+                    callback(ReverseStep(t, next_t, x_t, step.mask, anomaly, step.normal, step.x_next))
+                x_t, mask = step.x_next, step.mask
+                mask_sum = mask_sum + mask
         if self.mask_aggregation == "last":
             return ReverseProcess(mask, x_t)
-        return ReverseProcess(mask_sum / (self.mask_divisor or len(self.inference_timesteps)), x_t)
+        return ReverseProcess(mask_sum / (self.mask_divisor or len(timesteps)), x_t)
+
+    def _step(
+        self,
+        x_t: torch.Tensor,
+        mask: torch.Tensor,
+        timestep: torch.Tensor,
+        beta: torch.Tensor,
+        next_beta: torch.Tensor,
+    ) -> "_Step":
+        """Take one step of the reverse process from an image ``(B, 3, H, W)`` and the mask of the step before."""
+        prediction = self.network(x_t, (mask > 0.5).to(x_t.dtype), timestep)
+        anomaly, normal, logits = (head.float() for head in prediction)
+        mask = logits.sigmoid()
+        return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta))
+
+    def _exported_step(
+        self,
+        state: Carry,
+        timestep: torch.Tensor,
+        beta: torch.Tensor,
+        next_beta: torch.Tensor,
+    ) -> Carry:
+        """Take one step of the reverse process in the form of :func:`scan_steps`."""
+        x_t, mask, mask_sum = state
+        step = self._step(x_t, mask, timestep.expand(x_t.shape[0]), beta, next_beta)
+        return step.x_next, step.mask, mask_sum + step.mask
 
     def final_map(self, images: torch.Tensor, process: ReverseProcess) -> torch.Tensor:
         """Combine mask and reconstruction error, and smooth the result (paper Eq. 10).

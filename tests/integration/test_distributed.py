@@ -1,0 +1,73 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Two processes on the CPU train together (Lightning's DDP over gloo)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from paths import ROOT
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, surface_root):
+    """Return the folder of a training on two processes."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, SCRIPT, surface_root, folder],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "eval_batch_size is 4 instead of 3" in done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processes(folder):
+    """Return what each process drew and learnt."""
+    return [torch.load(folder / f"process_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_weights_are_identical(processes):
+    first, second = (process["trained"] for process in processes)
+    assert first.keys() == second.keys()
+    weights = [name for name in first if name.startswith("model.")]
+    # The statistics of batch normalisation among them, which gradients do not share.
+    assert any("running_mean" in name for name in weights)
+    assert all(torch.equal(first[name], second[name]) for name in weights)
+
+
+def test_each_process_draws_its_own_anomalies(processes):
+    first, second = (process["drawn"] for process in processes)
+    # 16 images, two processes, batches of two, two epochs.
+    assert len(first) == len(second) == 8
+    assert all(not torch.equal(mine, yours) for mine, yours in zip(first, second, strict=True))
+
+
+def test_metrics_are_those_of_one_process(folder, tiny, surface, tmp_path):
+    """The checkpoint of two processes, loaded in one, gives the metrics that two processes measured."""
+    metrics, checkpoint = json.loads((folder / "metrics.json").read_text())
+    # In the batches of the two processes: the last digit of a map depends on the other images of its batch.
+    surface.setup(TrainerFn.TESTING)
+    images = surface.test_data
+    batches = DataLoader(images, batch_sampler=[[0, 2, 4, 6], [1, 3, 5]], collate_fn=images.collate_fn)
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+    alone = engine.test(tiny(), dataloaders=batches, ckpt_path=checkpoint)
+    assert metrics == alone
+    assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"} <= metrics[0].keys()
