@@ -29,14 +29,25 @@ def check_compatible(checkpoint: Mapping[str, Any], parameters: Mapping[str, Any
         parameters: Hyper-parameters of the model that is to take the weights.
     """
     weights = checkpoint.get("state_dict", {})
-    if not any(key.startswith("model.network.") for key in weights):
+    stored = checkpoint.get("hyper_parameters", {})
+    if not isinstance(weights, Mapping) or not isinstance(stored, Mapping):
+        msg = (
+            f"The checkpoint is damaged: its state_dict is of type {type(weights).__name__} and its hyper_parameters "
+            f"are of type {type(stored).__name__}; expected dictionaries. Use another checkpoint."
+        )
+        raise ValueError(msg)
+    if not any(str(key).startswith("model.network.") for key in weights):
         msg = (
             "This is a checkpoint of another model: none of its weights belongs to TransFusion's network, and they are "
-            f"named {', '.join(list(weights)[:3])}, ... Pass a checkpoint of TransFusion, or choose the model that it "
+            f"named {', '.join(map(str, list(weights)[:3]))}, ... Pass a checkpoint of TransFusion, or choose the model that it "
             "belongs to."
         )
         raise ValueError(msg)
-    trained = _comparable(checkpoint.get("hyper_parameters", {}))
+    try:
+        trained = _comparable(stored)
+    except (TypeError, ZeroDivisionError) as error:
+        msg = f"The checkpoint is damaged: its hyper_parameters are {dict(stored)} ({error}). Use another checkpoint."
+        raise ValueError(msg) from error
     present = _comparable(parameters)
     differing = [name for name in TRAINED_FOR if name in trained and trained[name] != present[name]]
     if differing:
