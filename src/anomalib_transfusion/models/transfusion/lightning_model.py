@@ -247,7 +247,7 @@ class TransFusion(AnomalibModule):
         return model
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> "TransFusion":
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "TransFusion":  # noqa: ANN401
         """Load a model from a checkpoint; parameters that are not passed are read from it.
 
         Args:
