@@ -16,6 +16,8 @@ from lightning.pytorch import Trainer
 
 from anomalib_transfusion.files import written_whole
 
+from .checkpoint import reason_of
+
 __all__ = ["WholeCheckpointIO", "use_whole_checkpoints"]
 
 
@@ -79,9 +81,8 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise
     # A damaged pickle raises whatever its bytes happen to stand for.
     except Exception as error:
-        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
         msg = (
-            f"The checkpoint {path} cannot be read ({reason}). It is damaged, or it holds more than weights and "
+            f"The checkpoint {path} cannot be read ({reason_of(error)}). It is damaged, or it holds more than weights and "
             "settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
         )
         raise ValueError(msg) from error
