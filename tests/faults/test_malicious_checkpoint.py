@@ -56,7 +56,10 @@ def engine(folder):
     return Engine(default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False)
 
 
-REFUSED = r"cannot be read \(Trying to load unsupported GLOBAL posix.mkdir .* holds more than weights and settings, which is not loaded because it could run code"
+REFUSED = (
+    r"cannot be read \(Trying to load unsupported GLOBAL posix.mkdir .* holds more"
+    r" than weights and settings, which is not loaded because it could run code"
+)
 
 
 @pytest.mark.parametrize(

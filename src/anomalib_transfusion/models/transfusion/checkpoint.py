@@ -65,8 +65,8 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
     # A damaged pickle raises whatever its bytes happen to stand for.
     except Exception as error:
         msg = (
-            f"{path} could not be read as a state dict of tensors ({reason_of(error)}). It may be truncated, or hold more than "
-            "tensors, which is not loaded because it could run code. Download it again."
+            f"{path} could not be read as a state dict of tensors ({reason_of(error)}). It may be truncated, or hold "
+            "more than tensors, which is not loaded because it could run code. Download it again."
         )
         raise ValueError(msg) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -82,8 +82,8 @@ def _explained(path: str | Path) -> Iterator[None]:
     # A damaged pickle raises whatever its bytes happen to stand for.
     except Exception as error:
         msg = (
-            f"The checkpoint {path} cannot be read ({reason_of(error)}). It is damaged, or it holds more than weights and "
-            "settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
+            f"The checkpoint {path} cannot be read ({reason_of(error)}). It is damaged, or it holds more than weights "
+            "and settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
         )
         raise ValueError(msg) from error
 
