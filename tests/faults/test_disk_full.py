@@ -135,7 +135,7 @@ def test_too_large_checkpoint(tmp_path):
     io.save_checkpoint({"epoch": 0}, path)
     with pytest.raises(OSError, match=rf"{path} could not be written \(File too large\)\. The file .* before is kept"):
         io.save_checkpoint({"epoch": 1, "weights": torch.zeros(100_000)}, path)
-    assert io.load_checkpoint(path) == {"epoch": 0}
+    assert torch.load(path) == {"epoch": 0}
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(OSError, match=r"other.ckpt could not be written \(File too large\)\. Check that"):
         io.save_checkpoint({"weights": torch.zeros(100_000)}, tmp_path / "other.ckpt")

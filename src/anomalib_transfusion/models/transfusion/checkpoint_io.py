@@ -3,7 +3,8 @@
 
 """Checkpoints that are written whole or not at all, and read without running what is in them."""
 
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +20,15 @@ from anomalib_transfusion.files import written_whole
 from .checkpoint import reason_of
 
 __all__ = ["WholeCheckpointIO", "use_whole_checkpoints"]
+
+PARTS = {
+    "pytorch-lightning_version": str,
+    "state_dict": Mapping,
+    "hyper_parameters": Mapping,
+    "anomalib_components_enabled": Mapping,
+    "anomalib_pre_processor_config": Mapping,
+    "anomalib_post_processor_config": Mapping,
+}
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
@@ -65,7 +75,22 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
             ValueError: If it is damaged or holds code; names it.
         """
         with _explained(path):
-            return super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
+            _check_parts(checkpoint)
+        return checkpoint
+
+
+def _check_parts(checkpoint: Any) -> None:  # noqa: ANN401
+    """Raise TypeError if a part of a checkpoint is missing, or not of the type that Lightning and anomalib expect."""
+    if not isinstance(checkpoint, Mapping):
+        msg = f"it holds {type(checkpoint).__name__}, not a dictionary"
+        raise TypeError(msg)
+    found = {"pytorch-lightning_version": None, "state_dict": None, **checkpoint}
+    if wrong := [
+        f"{name}={found[name]!r}" for name in PARTS if name in found and not isinstance(found[name], PARTS[name])
+    ]:
+        msg = f"damaged parts: {', '.join(wrong)}"
+        raise TypeError(msg)
 
 
 @contextmanager
