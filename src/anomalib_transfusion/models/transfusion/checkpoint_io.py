@@ -86,10 +86,9 @@ def _check_parts(checkpoint: Any) -> None:  # noqa: ANN401
         msg = f"it holds {type(checkpoint).__name__}, not a dictionary"
         raise TypeError(msg)
     found = {"pytorch-lightning_version": None, "state_dict": None, **checkpoint}
-    if wrong := [
-        f"{name}={found[name]!r}" for name in PARTS if name in found and not isinstance(found[name], PARTS[name])
-    ]:
-        msg = f"damaged parts: {', '.join(wrong)}"
+    wrong = [name for name, kind in PARTS.items() if name in found and not isinstance(found[name], kind)]
+    if wrong:
+        msg = f"damaged parts: {', '.join(f'{name}={reprlib.repr(found[name])}' for name in wrong)}"
         raise TypeError(msg)
 
 
