@@ -417,7 +417,7 @@ class TransFusion(AnomalibModule):
         """
         check_compatible(checkpoint, self.hparams)
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is not None and self.trainer.training and SEED_KEY in checkpoint:
+        if self._trainer is not None and self.trainer.training and {SEED_KEY, "loops"} <= checkpoint.keys():
             self._seed = checkpoint[SEED_KEY]
             self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
