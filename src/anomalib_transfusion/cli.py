@@ -3,7 +3,6 @@
 
 """The command ``anomalib-transfusion``: what anomalib's own command line has no place for."""
 
-import os
 from pathlib import Path
 
 __all__ = ["convert", "main"]
@@ -32,17 +31,12 @@ def convert(official: Path, output: Path, overwrite: bool = False) -> None:
     from lightning.pytorch import Trainer
 
     from anomalib_transfusion import TransFusion
+    from anomalib_transfusion.models.transfusion.checkpoint_io import WholeCheckpointIO
 
     model = TransFusion.from_official_checkpoint(official)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[WholeCheckpointIO()])
     trainer.strategy.connect(model)
-    # Beside the output and renamed when it is whole: an interrupted run leaves no half checkpoint under its name.
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        trainer.save_checkpoint(partial)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    trainer.save_checkpoint(output)
     print(f"Wrote {output}. To test it: anomalib test --model TransFusion --ckpt_path {output} --data ...")
 
 

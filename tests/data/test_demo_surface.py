@@ -143,15 +143,15 @@ def test_foreign_folder_is_never_touched(tmp_path):
 
 def test_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     written = []
-    write = cv2.imwrite
+    encode = cv2.imencode
 
-    def stop_in_the_middle(path, image):
-        written.append(path)
+    def stop_in_the_middle(suffix, image):
+        written.append(image)
         if len(written) == 20:
             raise KeyboardInterrupt
-        return write(path, image)
+        return encode(suffix, image)
 
-    monkeypatch.setattr(cv2, "imwrite", stop_in_the_middle)
+    monkeypatch.setattr(cv2, "imencode", stop_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path).prepare_data()
     assert len(written) == 20

@@ -254,10 +254,10 @@ class DemoSurface(AnomalibDataModule):
                 crops[name] = [top, left]
                 if label in DEFECTS:
                     image, mask = DEFECTS[label](image, rng)
-                    _write(folder / _mask_name(name), mask)
-                _write(folder / name, image)
+                    _write(folder / _mask_name(name), _png(mask))
+                _write(folder / name, _png(image))
         manifest = {"parameters": self._parameters, "crops": crops}
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _write(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def photograph(category: str) -> NDArray[np.uint8]:
@@ -288,12 +288,21 @@ def _mask_name(name: str) -> str:
     return f"ground_truth/{path.parent.name}/{path.stem}_mask.png"
 
 
-def _write(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write a PNG, with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image):
-        msg = f"The image {path} could not be written. Check that the disk has space and the folder is writable."
-        raise OSError(msg)
+def _png(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image."""
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, with its folder. Not through OpenCV, which takes a small image on a full disk for written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        msg = (
+            f"{path} could not be written ({error.strerror}). Check that the disk has space and the folder is writable."
+        )
+        raise OSError(error.errno, msg) from error
 
 
 def _checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_transfusion.files import written_whole
+
 __all__ = ["ResultSheet"]
 
 
@@ -68,7 +70,8 @@ class ResultSheet(ImageVisualizer):
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )
-            sheet.save(filename)
+            with written_whole(filename) as partial:
+                sheet.save(partial, format=Image.registered_extensions()[filename.suffix.lower()])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the sheets are."""

@@ -7,18 +7,16 @@ The published implementation saves the state dict of its whole model, tensors on
 encoder (``down``) and the decoder (``up``) in one row, blocks and changes of resolution alike.
 """
 
-import pickle  # noqa: S403  # only for the name of its error: files are read with weights_only
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .unet import ResUNet
 
-__all__ = ["export_official", "import_official", "infer_architecture", "read_official"]
+__all__ = ["export_official", "import_official", "infer_architecture", "read_official", "reason_of"]
 
 PREFIX = "model."
 # The frequency of the authors' positional encoding: a buffer that never changes.
@@ -64,16 +62,25 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
+    # A damaged pickle raises whatever its bytes happen to stand for.
+    except Exception as error:
         msg = (
-            f"{path} could not be read as a state dict of tensors ({error}). It may be truncated, or hold more than "
-            "tensors, which is not loaded because it could run code. Download it again."
+            f"{path} could not be read as a state dict of tensors ({reason_of(error)}). It may be truncated, or hold "
+            "more than tensors, which is not loaded because it could run code. Download it again."
         )
         raise ValueError(msg) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         msg = f"{path} holds {type(state).__name__}, not a state dict of tensors as the authors' code saves it."
         raise ValueError(msg)
     return dict(state)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file could not be loaded, without torch's advice to load it in the way that runs code."""
+    lines = [
+        line.strip() for line in str(error).splitlines() if "weights_only" not in line and "torch.load" not in line
+    ]
+    return next(filter(None, lines), type(error).__name__)
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -28,15 +28,19 @@ def check_compatible(checkpoint: Mapping[str, Any], parameters: Mapping[str, Any
         checkpoint: Checkpoint as Lightning loads it.
         parameters: Hyper-parameters of the model that is to take the weights.
     """
-    weights = checkpoint.get("state_dict", {})
-    if not any(key.startswith("model.network.") for key in weights):
+    try:
+        weights = [str(name) for name in checkpoint.get("state_dict", {})]
+        trained = _comparable(dict(checkpoint.get("hyper_parameters", {})))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        msg = f"The checkpoint is damaged: weights or hyper-parameters are not readable ({error}). Use another one."
+        raise ValueError(msg) from error
+    if not any(name.startswith("model.network.") for name in weights):
         msg = (
             "This is a checkpoint of another model: none of its weights belongs to TransFusion's network, and they are "
-            f"named {', '.join(list(weights)[:3])}, ... Pass a checkpoint of TransFusion, or choose the model that it "
+            f"named {', '.join(weights[:3])}, ... Pass a checkpoint of TransFusion, or choose the model that it "
             "belongs to."
         )
         raise ValueError(msg)
-    trained = _comparable(checkpoint.get("hyper_parameters", {}))
     present = _comparable(parameters)
     differing = [name for name in TRAINED_FOR if name in trained and trained[name] != present[name]]
     if differing:

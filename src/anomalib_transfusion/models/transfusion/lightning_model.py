@@ -23,15 +23,18 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_transfusion.visualization import ResultSheet
 
 from .checkpoint import import_official, infer_architecture, read_official
+from .checkpoint_io import WholeCheckpointIO, use_whole_checkpoints
 from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
 from .export import LoopExport
+from .image_files import ImageFiles
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
-from .torch_model import MaskAggregation, TransFusionModel, check_image_size
+from .parameters import check_arguments
+from .tensors import check_image_size
+from .torch_model import MaskAggregation, TransFusionModel
 from .training_sample import TextureSource, TrainingSampler
 from .transparency import Schedule
-from .unreadable import UnreadableImage
 from .validation import RareValidation, typed_by_user
 
 __all__ = ["TransFusion"]
@@ -121,6 +124,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             Defaults to ``True``.
 
     Raises:
+        TypeError: If a parameter has the wrong type; the message names it.
         ValueError: If a parameter is impossible; the message names it.
 
     Example:
@@ -169,6 +173,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        check_arguments(TransFusion.__init__, locals())
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -243,6 +248,30 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         import_official(state, model.model.network)
         return model
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "TransFusion":  # noqa: ANN401
+        """Load a model from a checkpoint; parameters that are not passed are read from it.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            args: As in anomalib's :meth:`AnomalibModule.load_from_checkpoint`.
+            kwargs: As there, and parameters of the model.
+
+        Returns:
+            TransFusion: The model.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or holds code, which is not run, or belongs to another model.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[return-value]
+        except Exception:
+            # Where the file itself is the problem, this says so, with its name.
+            if isinstance(checkpoint_path, str | Path):
+                WholeCheckpointIO().load_checkpoint(checkpoint_path, "cpu", kwargs.get("weights_only"))
+            raise
+
     def _check_pre_processor(self) -> None:
         """Raise ValueError if the pre-processor normalises or gives images that the network cannot divide."""
         transform = self.pre_processor.transform if isinstance(self.pre_processor, PreProcessor) else None
@@ -267,11 +296,15 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             self.sampler.prepare()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add better errors, and rare validation where the user left the trainer's validation interval alone."""
+        """Add better errors, and rare validation where the user left the trainer's validation interval alone.
+
+        Here too, the trainer is told to write checkpoints that neither a full disk nor a killed process destroys.
+        """
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
-        callbacks.append(UnreadableImage())
+        callbacks.append(ImageFiles())
         trainer = self.trainer
+        use_whole_checkpoints(trainer)
         untouched = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1
         if trainer.training and untouched and not typed_by_user("check_val_every_n_epoch", "val_check_interval"):
             callbacks.append(RareValidation(len(self.model.inference_timesteps)))
@@ -401,7 +434,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         """
         check_compatible(checkpoint, self.hparams)
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is not None and self.trainer.training and SEED_KEY in checkpoint:
+        if self._trainer is not None and self.trainer.training and {SEED_KEY, "loops"} <= checkpoint.keys():
             self._seed = checkpoint[SEED_KEY]
             self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 

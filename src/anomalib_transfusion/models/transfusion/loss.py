@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import sigmoid_focal_loss
 
+from .parameters import check_arguments
+from .tensors import check_shape
 from .transparency import reverse_step
 from .unet import Prediction
 
@@ -97,7 +99,8 @@ class TransFusionLoss(nn.Module):
         focal_weight: Weight alpha of the focal loss inside of the mask term (Eq. 6).
 
     Raises:
-        ValueError: If a weight is negative, or the four terms are all off.
+        TypeError: If a weight is no number.
+        ValueError: If a weight is negative or not finite, or the four terms are all off.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class TransFusionLoss(nn.Module):
         consistency_weight: float = 1.0,
         focal_weight: float = 5.0,
     ) -> None:
+        check_arguments(TransFusionLoss.__init__, locals())
         super().__init__()
         self.weights = {
             "normal_weight": normal_weight,
@@ -143,7 +147,16 @@ class TransFusionLoss(nn.Module):
 
         Returns:
             The loss and its terms.
+
+        Raises:
+            ValueError: If a tensor has another shape.
         """
+        batch, _, *size = x_t.shape
+        for tensors in (prediction, target):
+            for name, tensor in tensors._asdict().items():
+                check_shape(f"The {type(tensors).__name__}'s {name}", tensor, batch, 1 if "mask" in name else 3, *size)
+        for name, tensor in (("beta", beta), ("next_beta", next_beta)):
+            check_shape(name, tensor, batch, 1, 1, 1)
         # Under autocast the heads give half precision, in which SSIM's variances cancel to noise.
         with torch.autocast(x_t.device.type, enabled=False):
             anomaly, normal, mask_logits = (head.float() for head in prediction)

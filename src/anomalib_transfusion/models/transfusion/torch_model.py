@@ -12,12 +12,18 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from .export import Carry, scan_steps
+from .parameters import check_arguments
+from .tensors import check_images, check_shape
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
 from .unet import Prediction, ResUNet
 
 __all__ = ["MaskAggregation", "ReverseProcess", "ReverseStep", "TransFusionModel"]
 
 MaskAggregation = Literal["mean", "last"]
+
+# Far beyond any use, and far below what takes minutes for one image.
+MAX_FILTER_SIZE = 999
+MAX_MASK_DIVISOR = 1_000_000
 
 
 class ReverseStep(NamedTuple):
@@ -83,6 +89,7 @@ class TransFusionModel(nn.Module):
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
 
     Raises:
+        TypeError: If a parameter has the wrong type; the message names it.
         ValueError: If a parameter is impossible; the message names it.
     """
 
@@ -105,6 +112,7 @@ class TransFusionModel(nn.Module):
         discriminative_weight: float = 0.95,
         filter_size: int = 7,
     ) -> None:
+        check_arguments(TransFusionModel.__init__, locals())
         super().__init__()
         beta = transparency_schedule(timesteps, schedule)
         self.inference_timesteps = inference_timesteps(timesteps, num_inference_steps, start_timestep)
@@ -143,7 +151,9 @@ class TransFusionModel(nn.Module):
             ``anomaly_map`` ``(B, 1, H, W)``.
 
         Raises:
-            ValueError: If the network cannot divide the image's sides, or training lacks mask or timestep.
+            TypeError: If the images are not floating point numbers.
+            ValueError: If a shape is wrong, the network cannot divide the image's sides, or training lacks mask or
+                timestep.
         """
         if not self.training:
             return self.predict(images)[0]
@@ -153,7 +163,9 @@ class TransFusionModel(nn.Module):
                 "call .eval() first to get anomaly maps."
             )
             raise ValueError(msg)
-        self.check_size(images)
+        check_images(images, self.network.stride)
+        check_shape("previous_mask", previous_mask, images.shape[0], 1, *images.shape[2:])
+        check_shape("timestep", timestep, images.shape[0])
         return self.network(images, previous_mask, timestep)
 
     def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
@@ -166,7 +178,8 @@ class TransFusionModel(nn.Module):
             The batch of predictions and the result of the reverse process.
 
         Raises:
-            ValueError: If the network cannot divide the image's sides.
+            TypeError: If the images are not floating point numbers.
+            ValueError: If their shape is wrong, or the network cannot divide their sides.
         """
         process = self.reverse_process(images)
         anomaly_map = self.final_map(images, process)
@@ -188,9 +201,10 @@ class TransFusionModel(nn.Module):
             The aggregated mask and the reconstruction.
 
         Raises:
-            ValueError: If the network cannot divide the image's sides.
+            TypeError: If the images are not floating point numbers.
+            ValueError: If their shape is wrong, or the network cannot divide their sides.
         """
-        self.check_size(images)
+        check_images(images, self.network.stride)
         x_t = 2 * images - 1
         mask = torch.zeros_like(x_t[:, :1])
         mask_sum = mask
@@ -254,29 +268,6 @@ class TransFusionModel(nn.Module):
         combined = weight * process.mask + (1 - weight) * error
         return F.avg_pool2d(combined, self.filter_size, stride=1, padding=self.filter_size // 2)
 
-    def check_size(self, images: torch.Tensor) -> None:
-        """Raise ValueError, naming the nearest possible sizes, if the network cannot divide the image's sides."""
-        check_image_size((images.shape[-2], images.shape[-1]), self.network.stride)
-
-
-def check_image_size(size: tuple[int, int], stride: int) -> None:
-    """Raise ValueError, naming the nearest possible sizes, if a side is no multiple of the stride.
-
-    Args:
-        size: Height and width in pixels.
-        stride: What both must be multiples of: the network halves the image once a level.
-    """
-    if all(side > 0 and side % stride == 0 for side in size):
-        return
-    smaller = tuple(max(side // stride * stride, stride) for side in size)
-    larger = tuple(-(-side // stride) * stride for side in size)
-    nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (smaller, larger)))
-    msg = (
-        f"An image of {size[0]}x{size[1]} pixels (height x width) does not fit the network: both sides must be "
-        f"multiples of {stride}. The nearest sizes are {nearest}; set one with the Resize of the pre-processor."
-    )
-    raise ValueError(msg)
-
 
 def check_final_map(
     discriminative_weight: float,
@@ -291,11 +282,17 @@ def check_final_map(
             "alone, 0 the reconstruction error alone."
         )
         raise ValueError(msg)
-    if filter_size < 1 or filter_size % 2 == 0:
-        msg = f"filter_size={filter_size} must be odd and at least 1, so that it has a centre (the paper's is 7)."
+    if not 1 <= filter_size <= MAX_FILTER_SIZE or filter_size % 2 == 0:
+        msg = (
+            f"filter_size={filter_size} must be odd, so that it has a centre, and from 1 to {MAX_FILTER_SIZE} (the "
+            "paper's is 7)."
+        )
         raise ValueError(msg)
-    if mask_divisor is not None and mask_divisor < 1:
-        msg = f"mask_divisor={mask_divisor} must be at least 1; leave it out to divide by the number of passes."
+    if mask_divisor is not None and not 1 <= mask_divisor <= MAX_MASK_DIVISOR:
+        msg = (
+            f"mask_divisor={mask_divisor} must be from 1 to {MAX_MASK_DIVISOR}; leave it out to divide by the number "
+            "of passes."
+        )
         raise ValueError(msg)
     if mask_aggregation not in get_args(MaskAggregation):
         msg = f"mask_aggregation={mask_aggregation!r} is unknown; choose one of {', '.join(get_args(MaskAggregation))}."

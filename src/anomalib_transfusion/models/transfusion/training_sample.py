@@ -20,6 +20,7 @@ from anomalib_transfusion.synthesis import (
 )
 
 from .loss import Target
+from .parameters import check_arguments
 from .transparency import forward_process
 
 __all__ = ["TextureSource", "TrainingSample", "TrainingSampler"]
@@ -56,6 +57,7 @@ class TrainingSampler:
         rotation_probability: Share of the samples that are rotated by up to 20 degrees.
 
     Raises:
+        TypeError: If a parameter has the wrong type; the message names it.
         ValueError: If a parameter is impossible; the message names it.
     """
 
@@ -66,6 +68,7 @@ class TrainingSampler:
         foreground: str | Path = "none",
         rotation_probability: float = 0.3,
     ) -> None:
+        check_arguments(TrainingSampler.__init__, locals())
         if texture_source not in get_args(TextureSource):
             msg = f"texture_source={texture_source!r} is unknown; choose one of {', '.join(get_args(TextureSource))}."
             raise ValueError(msg)

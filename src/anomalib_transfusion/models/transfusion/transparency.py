@@ -15,6 +15,9 @@ __all__ = ["Schedule", "forward_process", "inference_timesteps", "reverse_step",
 
 Schedule = Literal["linear", "quadratic", "root"]
 
+# A network pass each: far beyond any use, and far below what does not fit into memory.
+MAX_TIMESTEPS = 10_000
+
 
 def transparency_schedule(timesteps: int, schedule: Schedule = "linear") -> torch.Tensor:
     """Return the transparency beta_t for t = 0 ... timesteps - 1 (paper Section 4.3; Table 4 for the alternatives).
@@ -27,10 +30,13 @@ def transparency_schedule(timesteps: int, schedule: Schedule = "linear") -> torc
         Tensor of shape ``(timesteps,)``, rising from 0 to 1.
 
     Raises:
-        ValueError: If there are fewer than two timesteps, or the schedule is unknown.
+        ValueError: If there are fewer than two timesteps or far too many, or the schedule is unknown.
     """
-    if timesteps < 2:
-        msg = f"timesteps={timesteps}: a schedule from 0 to 1 needs at least 2 timesteps (the paper has 20)."
+    if not 2 <= timesteps <= MAX_TIMESTEPS:
+        msg = (
+            f"timesteps={timesteps}: a schedule from 0 to 1 needs at least 2 timesteps, and {MAX_TIMESTEPS} are the "
+            "most (the paper has 20)."
+        )
         raise ValueError(msg)
     equally_spaced = torch.linspace(0, 1, timesteps)
     if schedule == "linear":

@@ -20,6 +20,10 @@ __all__ = ["Prediction", "ResUNet"]
 
 MAX_GROUPS = 32
 IMAGE_CHANNELS = 3
+# Far beyond any use, and below what exhausts the memory of a computer without a word.
+MAX_WIDTH = 8192
+MAX_LEVELS = 10
+MAX_BLOCKS = 64
 
 
 class Prediction(NamedTuple):
@@ -323,11 +327,20 @@ def check_architecture(
     if base_channels < 8 or base_channels % 8:
         msg = f"base_channels={base_channels} must be a positive multiple of 8 (the paper's network has 64)."
         raise ValueError(msg)
-    if not channel_multipliers or min(channel_multipliers) < 1:
-        msg = f"channel_multipliers={tuple(channel_multipliers)} must name one whole number >= 1 for each level."
+    if not 1 <= len(channel_multipliers) <= MAX_LEVELS or min(channel_multipliers) < 1:
+        msg = (
+            f"channel_multipliers={tuple(channel_multipliers)} must name one whole number >= 1 for each level, and at "
+            f"most {MAX_LEVELS} levels."
+        )
         raise ValueError(msg)
-    if num_blocks < 1:
-        msg = f"num_blocks={num_blocks} must be at least 1 (the paper's network has 2)."
+    if (widest := base_channels * max(channel_multipliers)) > MAX_WIDTH:
+        msg = (
+            f"base_channels={base_channels} with channel_multipliers={tuple(channel_multipliers)} gives {widest} "
+            f"channels; expected at most {MAX_WIDTH} (the paper's network has 512)."
+        )
+        raise ValueError(msg)
+    if not 1 <= num_blocks <= MAX_BLOCKS:
+        msg = f"num_blocks={num_blocks} must be from 1 to {MAX_BLOCKS} (the paper's network has 2)."
         raise ValueError(msg)
     levels = len(channel_multipliers)
     if wrong := [level for level in attention_levels if not -levels <= level < levels]:

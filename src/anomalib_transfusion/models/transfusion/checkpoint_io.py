@@ -1,0 +1,127 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checkpoints that are written whole or not at all, and read without running what is in them."""
+
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.engine.plugins import AnomalibCheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+
+from anomalib_transfusion.files import written_whole
+
+from .checkpoint import reason_of
+
+__all__ = ["WholeCheckpointIO", "use_whole_checkpoints"]
+
+PARTS = {
+    "pytorch-lightning_version": str,
+    "state_dict": Mapping,
+    "hyper_parameters": Mapping,
+    "loops": Mapping,
+    "callbacks": Mapping,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "anomalib_components_enabled": Mapping,
+    "anomalib_pre_processor_config": Mapping,
+    "anomalib_post_processor_config": Mapping,
+}
+
+
+class WholeCheckpointIO(AnomalibCheckpointIO):
+    """anomalib's way to write and read checkpoints, for a disk that fills up and files that are damaged.
+
+    Lightning writes to the folder for temporary files and moves the result. Where that folder is on another disk, the
+    move is a copy over the previous checkpoint, of which nothing is left when the disk is full or the process dies.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write a checkpoint; the file that was there before is replaced when the new one is whole.
+
+        Args:
+            checkpoint: The checkpoint.
+            path: Where to write it; what is not on a local disk (``s3://...``) is left to Lightning.
+            storage_options: Not supported, as in Lightning.
+
+        Raises:
+            OSError: If the file cannot be written; names it.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        # In memory first, as Lightning does: torch reports a full disk as an error in its own archive.
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        with written_whole(Path(path)) as partial:
+            partial.write_bytes(content.getbuffer())
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:  # noqa: ANN401
+        """Read a checkpoint.
+
+        Args:
+            path: The file.
+            map_location: As in ``torch.load``.
+            weights_only: ``False`` runs code in the file. ``None``, which stands for ``False`` in old versions of
+                torch, stands for ``True`` here.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged or holds code; names it.
+        """
+        with _explained(path):
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
+            _check_parts(checkpoint)
+        return checkpoint
+
+
+def _check_parts(checkpoint: Any) -> None:  # noqa: ANN401
+    """Raise TypeError if a part of a checkpoint is missing, or not of the type that Lightning and anomalib expect."""
+    if not isinstance(checkpoint, Mapping):
+        msg = f"it holds {type(checkpoint).__name__}, not a dictionary"
+        raise TypeError(msg)
+    found = {"pytorch-lightning_version": None, "state_dict": None, **checkpoint}
+    wrong = [name for name, kind in PARTS.items() if name in found and not isinstance(found[name], kind)]
+    if wrong:
+        msg = f"damaged parts: {', '.join(f'{name}={reprlib.repr(found[name])}' for name in wrong)}"
+        raise TypeError(msg)
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Name the file where reading a checkpoint fails, and say what the reason may be.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    # A damaged pickle raises whatever its bytes happen to stand for.
+    except Exception as error:
+        msg = (
+            f"The checkpoint {path} cannot be read ({reason_of(error)}). It is damaged, or it holds more than weights "
+            "and settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
+        )
+        raise ValueError(msg) from error
+
+
+def use_whole_checkpoints(trainer: Trainer) -> None:
+    """Let a trainer write its checkpoints whole, unless the user chose a way to write them.
+
+    Args:
+        trainer: The trainer.
+    """
+    present = trainer.strategy.checkpoint_io
+    if type(present) in {TorchCheckpointIO, AnomalibCheckpointIO}:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO(getattr(present, "extra_safe_globals", None))

@@ -1,0 +1,178 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Image files that cannot be read, or would be read as something else: found before a run starts, and named."""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+from anomalib.data import AnomalibDataset, PredictDataset
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
+
+__all__ = ["ImageFiles"]
+
+# Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
+SPOILT_MODES = {
+    "I": "32-bit whole numbers, of which all above 255 would become white",
+    "F": "floating point numbers, which would be cut to whole ones",
+    "LAB": "LAB colours, which cannot be converted",
+}
+SIXTEEN_BIT = "16-bit grey values, of which all above 255 would become white"
+
+
+class ImageFiles(Callback):
+    """Looks into the head of each image file before a run starts, and for the file behind an error of its data loader.
+
+    Reading a head takes a fraction of a millisecond. Data sets that read their files themselves are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._checked: set[tuple[str, str | None]] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the training images, and the validation images that are read much later."""
+        del pl_module
+        self._check(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the validation images."""
+        del pl_module
+        self._check(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the test images."""
+        del pl_module
+        self._check(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the images."""
+        del pl_module
+        self._check(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Find the file behind an exception of the data loader, which says only that "image file is truncated".
+
+        Args:
+            trainer: Trainer whose data loaders are searched.
+            pl_module: The model (unused).
+            exception: What stopped the run.
+
+        Raises:
+            ValueError: If a file cannot be read; names it.
+        """
+        del pl_module
+        # The exception of a worker process has the traceback in that process as its text.
+        places = "".join(traceback.format_exception(exception))
+        if "in read_image\n" in places or "in read_mask\n" in places:
+            self._name_unreadable(trainer, exception)
+
+    @staticmethod
+    def _name_unreadable(trainer: Trainer, cause: BaseException) -> None:
+        """Raise ValueError for the first file of a run that cannot be read."""
+        for image, mask in chain.from_iterable(_files(dataset) for dataset, _ in _datasets(trainer)):
+            for path in filter(None, (image, mask)):
+                _inspect(path, lambda file: file.convert("RGB"), cause)
+
+    def _check(self, trainer: Trainer) -> None:
+        """Raise ValueError if a file that this run is to read cannot be read as what it is; names it."""
+        for dataset, batch_size in _datasets(trainer):
+            sizes: dict[str, tuple[int, int]] = {}
+            for image, mask in _files(dataset):
+                if (image, mask) not in self._checked:
+                    sizes[image] = _checked_head(image, mask)
+                    self._checked.add((image, mask))
+            _check_memory(sizes, batch_size)
+
+
+def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:
+    """Yield the data sets that a run reads, with the batch sizes."""
+    loaders: list[Any] = []
+    for loader in (
+        trainer.train_dataloader,
+        trainer.val_dataloaders,
+        trainer.test_dataloaders,
+        trainer.predict_dataloaders,
+    ):
+        loaders.extend(loader if isinstance(loader, list | tuple) else [loader])
+    yield from ((loader.dataset, loader.batch_size or 1) for loader in loaders if hasattr(loader, "dataset"))
+    # Lightning asks for the validation images only when it validates, which may be after days.
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if trainer.state.fn == TrainerFn.FITTING and hasattr(datamodule, "val_data"):
+        yield datamodule.val_data, getattr(datamodule, "eval_batch_size", 1)
+
+
+def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
+    """Yield the images of a data set with their masks, where anomalib reads them."""
+    read_by = getattr(type(dataset), "__getitem__", None)
+    if read_by is PredictDataset.__getitem__:
+        yield from ((str(path), None) for path in dataset.image_filenames)
+    elif read_by is AnomalibDataset.__getitem__:
+        samples = dataset.samples
+        masks = samples.mask_path if "mask_path" in samples else [None] * len(samples)
+        for image, mask, label in zip(samples.image_path, masks, samples.label_index, strict=True):
+            # Where there is no defect, the mask is not read: it is empty.
+            yield str(image), str(mask) if label == 1 and isinstance(mask, str | os.PathLike) and str(mask) else None
+
+
+def _inspect(path: str, look: Callable[[Image.Image], Any], cause: BaseException | None = None) -> Any:  # noqa: ANN401
+    """Open an image file and look at it.
+
+    Raises:
+        ValueError: If that fails; names the file.
+    """
+    try:
+        with Image.open(path) as file:
+            return look(file)
+    # What decoders raise for damaged files is not confined to OSError: SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # noqa: BLE001
+        msg = f"The image {path} cannot be read: {error}. Replace it, or take it out of the data set."
+        raise ValueError(msg) from cause or error
+
+
+def _checked_head(image: str, mask: str | None) -> tuple[int, int]:
+    """Return the width and height of an image.
+
+    Raises:
+        ValueError: If the image or its mask would not be read as what it is; names the file.
+    """
+    mode, size = _inspect(image, lambda file: (file.mode, file.size))
+    problem = SIXTEEN_BIT if mode.startswith("I;16") else SPOILT_MODES.get(mode)
+    if problem:
+        msg = f"The image {image} holds {problem}. Convert it to 8 bits a channel, or take it out of the data set."
+        raise ValueError(msg)
+    if mask is not None:
+        mask_mode, (width, height) = _inspect(mask, lambda file: (file.mode, file.size))
+        if mask_mode in SPOILT_MODES and mask_mode != "I":
+            msg = f"The mask {mask} holds {SPOILT_MODES[mask_mode]}. Save it with 8 bits: 0, and 255 on the defect."
+            raise ValueError(msg)
+        # A mask of half the image's size is fine: both are resized to the size of the network's input.
+        if abs(width * size[1] - height * size[0]) > max(*size, width, height):
+            msg = (
+                f"The mask {mask} has {width}x{height} pixels (width x height), but its image {image} has "
+                f"{size[0]}x{size[1]}: they do not cover each other. Replace the mask by one of the image's size."
+            )
+            raise ValueError(msg)
+    return size
+
+
+def _check_memory(sizes: dict[str, tuple[int, int]], batch_size: int) -> None:
+    """Raise ValueError if a batch cannot fit into memory: anomalib enlarges each image to the largest of its batch."""
+    if not sizes or not hasattr(os, "sysconf"):
+        return
+    largest, (width, height) = max(sizes.items(), key=lambda item: item[1][0] * item[1][1])
+    # Three channels of four bytes, as images and once more stacked to a batch.
+    needed = 2 * min(batch_size, len(sizes)) * width * height * 3 * 4
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        msg = (
+            f"With {largest} of {width}x{height} pixels, a batch of {batch_size} takes {needed / 2**30:.0f} GiB, more "
+            f"than the {memory / 2**30:.0f} GiB of this computer, since all images of a batch are enlarged to the "
+            "largest. Choose a smaller batch size (--data.eval_batch_size, --data.train_batch_size), make the image "
+            "smaller, or take it out of the data set."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,70 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tensors held against what a function expects. Only shapes and types: looking at values makes a GPU wait."""
+
+import torch
+
+__all__ = ["check_image_size", "check_images", "check_shape"]
+
+
+def check_images(images: torch.Tensor, stride: int) -> None:
+    """Raise an error that says what is wrong if a tensor is no batch of images for the network.
+
+    Args:
+        images: What should be ``(B, 3, H, W)`` of floating point numbers.
+        stride: What H and W must be multiples of.
+
+    Raises:
+        TypeError: If it is no tensor, or not of floating point numbers.
+        ValueError: If its shape is another.
+    """
+    if not isinstance(images, torch.Tensor):
+        msg = f"The images are of type {type(images).__name__}; expected a tensor of shape (B, 3, H, W) in [0, 1]."
+        raise TypeError(msg)
+    if not images.is_floating_point():
+        msg = (
+            f"The images are of {images.dtype}; expected floating point numbers in [0, 1]. Convert bytes with "
+            "images.float() / 255."
+        )
+        raise TypeError(msg)
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
+        msg = (
+            f"The images have shape {tuple(images.shape)}; expected (B, 3, H, W): at least one image, three channels. "
+            "A single image becomes a batch with images[None], a grey one has three channels after "
+            "images.expand(-1, 3, -1, -1)."
+        )
+        raise ValueError(msg)
+    check_image_size((images.shape[-2], images.shape[-1]), stride)
+
+
+def check_shape(name: str, tensor: torch.Tensor, *expected: int) -> None:
+    """Raise ValueError if a tensor has another shape: many others would be broadcast, and give nonsense in silence.
+
+    Args:
+        name: Name of the tensor, for the message.
+        tensor: The tensor.
+        expected: Its sizes.
+    """
+    if tensor.shape != expected:
+        msg = f"{name} has shape {tuple(tensor.shape)}; expected {expected}, to go with the images."
+        raise ValueError(msg)
+
+
+def check_image_size(size: tuple[int, int], stride: int) -> None:
+    """Raise ValueError, naming the nearest possible sizes, if a side is no multiple of the stride.
+
+    Args:
+        size: Height and width in pixels.
+        stride: What both must be multiples of: the network halves the image once a level.
+    """
+    if all(side > 0 and side % stride == 0 for side in size):
+        return
+    smaller = tuple(max(side // stride * stride, stride) for side in size)
+    larger = tuple(-(-side // stride) * stride for side in size)
+    nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (smaller, larger)))
+    msg = (
+        f"An image of {size[0]}x{size[1]} pixels (height x width) does not fit the network: both sides must be "
+        f"multiples of {stride}. The nearest sizes are {nearest}; set one with the Resize of the pre-processor."
+    )
+    raise ValueError(msg)
