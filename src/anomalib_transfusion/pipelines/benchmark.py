@@ -34,11 +34,13 @@ class BenchmarkJobGenerator(JobGenerator):
     """Generate the jobs of the rows that are not finished yet.
 
     Args:
-        accelerator: ``cpu`` or ``cuda``.
+        rows: All rows of the benchmark.
+        accelerator: The one whose jobs are generated, ``cpu`` or ``cuda``.
         output_dir: Folder of the benchmark.
     """
 
-    def __init__(self, accelerator: str, output_dir: str) -> None:
+    def __init__(self, rows: list[Row], accelerator: str, output_dir: str) -> None:
+        self.rows = rows
         self.accelerator = accelerator
         self.output_dir = output_dir
 
@@ -55,17 +57,20 @@ class BenchmarkJobGenerator(JobGenerator):
         """Generate a job for each row that is not finished, in the order of the grid.
 
         Args:
-            args: What stands under ``benchmark`` in the config.
+            args: What stands under ``benchmark`` in the config (unused; the rows come from it).
             prev_stage_result: Results of a stage before (unused).
 
         Yields:
             The jobs.
         """
-        del prev_stage_result
-        rows = expand(args or {}, self.accelerator)
-        for number, row in enumerate(rows, start=1):
+        del args, prev_stage_result
+        for number, row in enumerate(self.rows, start=1):
+            if row.accelerator != self.accelerator:
+                continue
+            # The runners ask for a job when there is room for one: so the table is up to date whatever happens next.
+            write_table(self.output_dir, self.rows)
             done = finished(self.output_dir, row)
-            tqdm.write(f"[{number}/{len(rows)}] {row.label}{': finished before' if done else ''}")
+            tqdm.write(f"[{number}/{len(self.rows)}] {row.label}{': finished before' if done else ''}")
             if not done:
                 yield BenchmarkJob(row, self.output_dir, str(Path(log_file).absolute()))
 
@@ -92,7 +97,7 @@ class Benchmark(anomalib.pipelines.Benchmark):
             return
         try:
             check_config(config)
-            rows = [row for name in accelerators(config) for row in expand(config["benchmark"], name)]
+            rows = _rows(config)
             check_rows(rows)
         except ValueError as error:
             msg = f"anomalib benchmark: {error}"
@@ -113,7 +118,7 @@ class Benchmark(anomalib.pipelines.Benchmark):
             return anomalib.pipelines.Benchmark._setup_runners(args)  # noqa: SLF001
         runners: list[Runner] = []
         for accelerator in accelerators(args):
-            generator = BenchmarkJobGenerator(accelerator, args["output_dir"])
+            generator = BenchmarkJobGenerator(_rows(args), accelerator, args["output_dir"])
             gpus = torch.cuda.device_count() if accelerator == "cuda" else 0
             runners.append(ParallelRunner(generator, n_jobs=gpus) if gpus > 1 else SerialRunner(generator))
         return runners
@@ -122,6 +127,11 @@ class Benchmark(anomalib.pipelines.Benchmark):
 def _is_ours(config: Any) -> bool:  # noqa: ANN401
     """Tell whether a config asks for this pipeline rather than for anomalib's."""
     return isinstance(config, dict) and "output_dir" in config
+
+
+def _rows(config: dict[str, Any]) -> list[Row]:
+    """List the rows of a config for all of its accelerators."""
+    return [row for name in accelerators(config) for row in expand(config["benchmark"], name)]
 
 
 def _print(results: list[dict[str, Any]]) -> None:
