@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .measure import PeakMemory, Throughput, complete_evaluator, environment
 from .results import write_row
-from .rows import Row, parse
+from .rows import Row, build, parse
 
 __all__ = ["BenchmarkJob", "first_line"]
 
@@ -91,7 +91,7 @@ class BenchmarkJob(Job):
         seed_everything(row.seed, workers=True)
         throughput = Throughput()
         with PeakMemory(device) as memory, TemporaryDirectory() as folder:
-            built = parser.instantiate_classes(parsed)
+            built = build(parser, parsed)
             model, datamodule = built.model, built.data
             complete_evaluator(model)
             model.visualizer = None
@@ -144,4 +144,4 @@ def _as_list(callbacks: Any) -> list[Any]:  # noqa: ANN401
 
 def _now() -> str:
     """Return the time as text."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

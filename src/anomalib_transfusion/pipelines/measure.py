@@ -129,10 +129,10 @@ class PeakMemory:
 def environment(device: torch.device) -> dict[str, Any]:
     """Name the device and the versions that a row was measured with."""
     versions = {
-        f"version_{name.replace('-', '_')}": version(name)
-        for name in ("anomalib", "anomalib-transfusion", "lightning", "torch")
+        f"version_{name.replace('-', '_')}": version(name) for name in ("anomalib", "anomalib-transfusion", "lightning")
     }
-    return {"device": _device_name(device), "threads": torch.get_num_threads(), **versions}
+    threads = torch.get_num_threads()
+    return {"device": _device_name(device), "threads": threads, **versions, "version_torch": torch.__version__}
 
 
 def _device_name(device: torch.device) -> str:

@@ -18,7 +18,7 @@ from anomalib.utils.config import flatten_dict
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
-__all__ = ["Row", "accelerators", "check_config", "check_rows", "expand", "parse"]
+__all__ = ["Row", "accelerators", "build", "check_config", "check_rows", "expand", "parse"]
 
 #: Arguments of the trainer that the benchmark sets itself.
 RESERVED = ("accelerator", "barebones", "default_root_dir", "devices", "enable_checkpointing", "logger", "num_nodes")
@@ -135,7 +135,7 @@ def expand(benchmark: dict[str, Any], accelerator: str) -> list[Row]:
     """
     rows: dict[str, Row] = {}
     for combination in get_iterator_from_grid_dict(benchmark):
-        model, data, seed = (deepcopy(combination[key]) for key in ("model", "data", "seed"))
+        model, data, seed = (deepcopy(combination.get(key)) for key in ("model", "data", "seed"))
         _check_keys("an entry of 'model'", model, ENTRY_KEYS, required={"class_path"})
         _check_keys("an entry of 'data'", data, {"class_path", "init_args"}, required={"class_path"})
         if not isinstance(seed, int):
@@ -198,11 +198,25 @@ def parse(row: Row) -> tuple[ArgumentParser, Namespace]:
     return parser, parsed
 
 
+def build(parser: ArgumentParser, parsed: Namespace) -> Namespace:
+    """Build the model, the data module and the nested arguments of the trainer from what was parsed.
+
+    Raises:
+        ValueError: If a value is impossible, as the class itself says.
+    """
+    try:
+        return parser.instantiate_classes(parsed)
+    except ValueError as error:
+        # jsonargparse takes the class' own complaint for one of several types that did not fit.
+        msg = _readable(str(error))
+        raise ValueError(msg) from error
+
+
 def _readable(message: str) -> str:
     """Shorten jsonargparse's message to one line: without the types that it tried and the repeated value."""
     kept = [
         line.strip().removeprefix("- ")
-        for line in message.partition("\n  Given value type:")[0].splitlines()
+        for line in re.split(r"\n\s*Given value type:", message, maxsplit=1)[0].splitlines()
         if not re.search(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>$", line)
     ]
     return " ".join(kept)

@@ -40,13 +40,14 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
     figure = Figure(figsize=(min(12, max(6.4, 1 + 0.17 * bars + 0.2 * len(groups))), 4.2), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(table.models)
-    for index, model in enumerate(table.models):
+    for index in range(len(table.models)):
         colour = COLOURS[index % len(COLOURS)]
         for place, (_, cells) in enumerate(groups):
             cell, x = cells[index], place + (index - (len(table.models) - 1) / 2) * width
             if cell.mean is not None:
                 height = 100 * cell.mean - bottom
-                error = None if cell.std is None else 100 * cell.std
+                # No more than 100 is possible.
+                error = None if cell.std is None else [[100 * cell.std], [100 * min(cell.std, 1 - cell.mean)]]
                 axes.bar(x, height, 0.92 * width, bottom, color=colour, yerr=error, ecolor=GREY, capsize=2)
                 if bars <= 24 and error is None:
                     axes.annotate(
@@ -138,7 +139,7 @@ def _label(axes: Axes, points: pd.DataFrame, accuracy: pd.Series) -> None:
         texts = []
         for dx, dy, ha, va in places:
             spot = (points["throughput"].iloc[index], accuracy.iloc[index])
-            text = axes.annotate(fill(str(model), 28), spot, (dx, dy), textcoords="offset points", ha=ha, va=va)
+            text = axes.annotate(fill(str(model), 34), spot, (dx, dy), textcoords="offset points", ha=ha, va=va)
             box = text.get_window_extent().expanded(1.02, 1.1)
             others = [other for number, other in enumerate(spots) if number != index]
             bad = sum(box.overlaps(other) for other in taken) + sum(box.contains(*other) for other in others)
