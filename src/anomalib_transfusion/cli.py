@@ -5,6 +5,10 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["convert", "main", "report"]
 
@@ -86,7 +90,7 @@ def main() -> None:
     )
     subcommands.add_subcommand("report", reporting, help=reporting.description)
     arguments = parser.parse_args()
-    command = {"convert": convert, "report": report}[arguments.subcommand]
+    command: Callable[..., None] = convert if arguments.subcommand == "convert" else report
     try:
         command(**arguments[arguments.subcommand])
     except (OSError, ValueError) as error:

@@ -78,7 +78,7 @@ def test_absent_parts_are_named():
     with pytest.raises(ValueError, match="'benchmark' has no seed"):
         check_config(config)
     with pytest.raises(ValueError, match="no class_path"):
-        expand({**VALID["benchmark"], "model": {"init_args": {}}}, "cpu")
+        expand({**VALID["benchmark"], "model": {"init_args": {"timesteps": 2}}}, "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -161,11 +161,8 @@ def test_default_folder_and_one_seed(tmp_path):
     text = path.read_text(encoding="utf-8")
     assert "±" not in text
     assert cells(text, "### Image AUROC", "bottle") == ["**99.0**", "98.0"]
-    assert [part for part in (path.parent / "MVTec_image_AUROC.csv").read_text().splitlines()[0].split(",")] == [
-        "category",
-        "TransFusion",
-        "Draem",
-    ]
+    header = (path.parent / "MVTec_image_AUROC.csv").read_text().splitlines()[0]
+    assert header == "category,TransFusion,Draem"
 
 
 def test_model_without_a_result_takes_nothing_from_the_others(tmp_path):
@@ -175,7 +172,6 @@ def test_model_without_a_result_takes_nothing_from_the_others(tmp_path):
     first, second = cells(text, "### Image AUROC", "mean")
     assert first == f"**{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}**"
     assert second == "failed"
-    assert "The mean is over all 3 categories." not in text or second == "failed"
 
 
 def test_parameters_tell_models_of_one_name_apart(tmp_path):
@@ -202,7 +198,7 @@ def test_parameters_tell_models_of_one_name_apart(tmp_path):
         ({"results.csv": "name,image_AUROC\nDraem,0.5\n"}, "has no column model.class_path, data.class_path"),
         (
             {"results.csv": "model.class_path,data.class_path\nDraem,MVTec\n"},
-            "There is none of the columns image_AUROC",
+            "There is none of the columns image_",
         ),
     ],
 )
@@ -219,7 +215,11 @@ def test_what_is_no_result_is_refused(tmp_path, content, said):
 
 def test_errors_are_a_line_on_the_command_line(tmp_path):
     done = subprocess.run(
-        [str(COMMAND), "report", "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [str(COMMAND), "report", "nowhere"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.strip() == (

@@ -29,9 +29,10 @@ def complete_evaluator(model: AnomalibModule) -> None:
     """Let a model report at least the metrics that TransFusion reports, AUPRO among them, under the same names."""
     if model.evaluator is None:
         model.evaluator = Evaluator()
-    present = {metric.name for metric in model.evaluator.test_metrics}
-    missing = [metric for metric in TransFusion.configure_evaluator().test_metrics if metric.name not in present]
-    model.evaluator.test_metrics = ModuleList([*model.evaluator.test_metrics, *missing])
+    metrics: list[Any] = list(model.evaluator.test_metrics)  # type: ignore[arg-type]
+    present = {metric.name for metric in metrics}
+    ours: list[Any] = list(TransFusion.configure_evaluator().test_metrics)  # type: ignore[arg-type]
+    model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in ours if metric.name not in present)])
 
 
 class Throughput(Callback):

@@ -135,7 +135,9 @@ def expand(benchmark: dict[str, Any], accelerator: str) -> list[Row]:
     """
     rows: dict[str, Row] = {}
     for combination in get_iterator_from_grid_dict(benchmark):
-        model, data, seed = (deepcopy(combination.get(key)) for key in ("model", "data", "seed"))
+        parts: dict[str, Any] = deepcopy(combination)
+        model, data = parts.get("model", {}), parts.get("data", {})
+        seed = parts.get("seed")
         _check_keys("an entry of 'model'", model, ENTRY_KEYS, required={"class_path"})
         _check_keys("an entry of 'data'", data, {"class_path", "init_args"}, required={"class_path"})
         if not isinstance(seed, int):

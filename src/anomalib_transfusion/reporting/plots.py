@@ -6,6 +6,7 @@
 import math
 from pathlib import Path
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .tables import CategoryTable
+
+if TYPE_CHECKING:
+    from matplotlib.transforms import Bbox
 
 __all__ = ["plot_categories", "plot_throughput"]
 
@@ -64,10 +68,8 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
     axes.axvline(len(groups) - 1.5, color="#BBBBBB", linewidth=0.8)
     axes.set_xticks(range(len(groups)), [group for group, _ in groups])
     if len(groups) > 8:
-        axes.tick_params(axis="x", rotation=40)
         for label in axes.get_xticklabels():
-            label.set_ha("right")
-            label.set_rotation_mode("anchor")
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(bottom, 100 + 0.05 * (100 - bottom))
@@ -134,7 +136,7 @@ def _label(axes: Axes, points: pd.DataFrame, accuracy: pd.Series) -> None:
         (0, -9, "center", "top"),
     ]
     spots = [axes.transData.transform(spot) for spot in zip(points["throughput"], accuracy, strict=True)]
-    taken = []
+    taken: list[Bbox] = []
     for index, model in enumerate(points.index):
         texts = []
         for dx, dy, ha, va in places:
