@@ -104,6 +104,8 @@ def plot_throughput(points: pd.DataFrame, name: str, title: str, path: Path) -> 
     axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
     room = max(1.0, 0.2 * (accuracy.max() - accuracy.min()))
     axes.set_ylim(accuracy.min() - room, accuracy.max() + room)
+    low_tick, high_tick = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if low_tick <= tick <= min(100, high_tick)])
     for index, model in enumerate(points.index):
         axes.plot(
             points["throughput"].iloc[index],
