@@ -4,8 +4,12 @@
 """The command ``anomalib-transfusion``: what anomalib's own command line has no place for."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["convert", "main"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["convert", "main", "report"]
 
 
 def convert(official: Path, output: Path, overwrite: bool = False) -> None:
@@ -40,12 +44,49 @@ def convert(official: Path, output: Path, overwrite: bool = False) -> None:
     print(f"Wrote {output}. To test it: anomalib test --model TransFusion --ckpt_path {output} --data ...")
 
 
+def report(runs: list[Path], output: Path | None = None) -> None:
+    """Make tables and plots from the results of benchmarks.
+
+    Args:
+        runs: Folders of benchmarks (their output_dir), or files results.csv, anomalib's own as well.
+        output: Folder to write into; by default the folder report beside the first results.
+
+    Raises:
+        FileNotFoundError: If a path does not exist, or a folder has no results.
+        ValueError: If a file is no table of results, or there is no row in any of them.
+    """
+    from anomalib_transfusion.reporting import report as write
+
+    print(f"Wrote {write(runs, output)}, with its tables as CSV and its plots beside it.")
+
+
 def main() -> None:
     """Run the command line; an error of the user's is a line on the terminal, not a traceback."""
-    from jsonargparse import CLI
+    from jsonargparse import ArgumentParser
 
+    parser = ArgumentParser(prog="anomalib-transfusion", description="What anomalib's command line has no place for.")
+    subcommands = parser.add_subcommands()
+    converting = ArgumentParser(description="Convert a checkpoint of the authors' code to one that anomalib loads.")
+    converting.add_function_arguments(convert, as_positional=True)
+    subcommands.add_subcommand("convert", converting, help=converting.description)
+    reporting = ArgumentParser(description="Make tables and plots from the results of benchmarks.")
+    reporting.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUNS",
+        help="output_dir of a benchmark or results.csv",
+    )
+    reporting.add_argument(
+        "--output",
+        type=Path,
+        help="folder to write into (default: report, beside the first results)",
+    )
+    subcommands.add_subcommand("report", reporting, help=reporting.description)
+    arguments = parser.parse_args()
+    command: Callable[..., None] = convert if arguments.subcommand == "convert" else report
     try:
-        CLI({"convert": convert})
+        command(**arguments[arguments.subcommand])
     except (OSError, ValueError) as error:
         msg = f"anomalib-transfusion: {error}"
         raise SystemExit(msg) from None

@@ -6,8 +6,9 @@
 anomalib finds a model among the subclasses of ``AnomalibModule`` and as an attribute of ``anomalib.models``, so a
 class is known once it is imported and set there. PyTorch calls :func:`register` at the end of ``import torch``
 (entry-point group ``torch.backends``). It registers post-import hooks; when anomalib itself is imported they load the
-entry points of the groups ``anomalib.models`` and ``anomalib.data``. Nothing of anomalib is patched, and only the
-standard library and wrapt are imported here.
+entry points of the groups ``anomalib.models`` and ``anomalib.data``. The command ``anomalib benchmark`` gets the
+plugin's pipeline through anomalib's registry of pipelines. Nothing of anomalib is patched, and only the standard
+library and wrapt are imported here.
 """
 
 import sys
@@ -48,6 +49,8 @@ _GROUPS = (
     _Group("anomalib.data", late="anomalib.data.predict", modules=("anomalib.data",)),
 )
 
+_PIPELINES = _Group("anomalib.cli.pipelines", late="anomalib.cli.utils.openvino", modules=("anomalib.cli.pipelines",))
+
 _registered = False
 
 
@@ -62,6 +65,7 @@ def register() -> None:
 
         for group in _GROUPS:
             wrapt.register_post_import_hook(_hook(group), _module_to_wait_for(group))
+        wrapt.register_post_import_hook(_register_benchmark, _module_to_wait_for(_PIPELINES))
     except Exception as error:  # noqa: BLE001
         _warn(f"anomalib-transfusion could not register itself with anomalib: {error!r}")
 
@@ -87,6 +91,22 @@ def _hook(group: _Group) -> Callable[[ModuleType], None]:
             _warn(f"The plugins in the entry-point group {group.name!r} could not be loaded: {error!r}")
 
     return load
+
+
+def _register_benchmark(_module: ModuleType) -> None:
+    """Put the plugin's benchmark into anomalib's registry of pipelines, in the place of anomalib's own and no other."""
+    try:
+        registry = sys.modules[_PIPELINES.name].PIPELINE_REGISTRY
+        if registry is None:
+            return
+        from anomalib import pipelines
+
+        from anomalib_transfusion.pipelines import Benchmark
+
+        if registry.get("benchmark") is pipelines.Benchmark:
+            registry["benchmark"] = Benchmark
+    except Exception as error:  # noqa: BLE001
+        _warn(f"anomalib-transfusion could not register its benchmark, anomalib's own is used: {error!r}")
 
 
 def _load(entry_point: EntryPoint, group: _Group) -> None:

@@ -17,7 +17,12 @@ MODULES = sorted(
 )
 # A module's packages are imported before it. These register the plugin's classes before they import anything of their
 # own, so that a module below them finds everything in place, whichever it is.
-PACKAGES = ["anomalib_transfusion.data", "anomalib_transfusion.models", "anomalib_transfusion.visualization"]
+PACKAGES = [
+    "anomalib_transfusion.data",
+    "anomalib_transfusion.models",
+    "anomalib_transfusion.pipelines",
+    "anomalib_transfusion.visualization",
+]
 
 
 # "import torch" first: test_import_torch.py. "from anomalib_transfusion import TransFusion" first: test_spawned_worker.

@@ -128,6 +128,7 @@ def typed_by_user(*names: str) -> bool:
         names: Names of arguments of Lightning's ``Trainer`` that take whole numbers.
     """
     from anomalib.cli.cli import AnomalibCLI
+    from anomalib.cli.pipelines import pipeline_subcommands
     from anomalib.engine import Engine
 
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
@@ -135,6 +136,9 @@ def typed_by_user(*names: str) -> bool:
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, AnomalibCLI) and frame.f_code is AnomalibCLI.__init__.__code__:
+            if owner.subcommand in pipeline_subcommands():
+                # A pipeline makes engines of its own: what they got is what was given.
+                break
             return _typed_on_command_line(owner, frame.f_locals["args"], names)
         if isinstance(owner, Engine):
             given |= set(owner._cache.args)  # noqa: SLF001

@@ -1,0 +1,172 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""anomalib's benchmark pipeline with rows that survive: ``anomalib benchmark --config configs/benchmark/demo.yaml``.
+
+A config with ``output_dir`` is run here. Any other one is anomalib's own and runs as without this plugin.
+"""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import anomalib.pipelines
+import torch
+from anomalib.pipelines.components import JobGenerator
+from anomalib.pipelines.components.base import Runner
+from anomalib.pipelines.components.base.pipeline import log_file
+from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
+from anomalib.pipelines.types import PREV_STAGE_RESULT
+from jsonargparse import Namespace
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from .job import BenchmarkJob, first_line
+from .results import finished, read_row, write_table
+from .rows import Row, accelerators, check_config, check_rows, expand
+
+__all__ = ["Benchmark", "BenchmarkJobGenerator"]
+
+
+class BenchmarkJobGenerator(JobGenerator):
+    """Generate the jobs of the rows that are not finished yet.
+
+    Args:
+        rows: All rows of the benchmark.
+        accelerator: The one whose jobs are generated, ``cpu`` or ``cuda``.
+        output_dir: Folder of the benchmark.
+    """
+
+    def __init__(self, rows: list[Row], accelerator: str, output_dir: str) -> None:
+        self.rows = rows
+        self.accelerator = accelerator
+        self.output_dir = output_dir
+
+    @property
+    def job_class(self) -> type[BenchmarkJob]:
+        """The class of the jobs."""
+        return BenchmarkJob
+
+    def generate_jobs(
+        self,
+        args: dict[str, Any] | None = None,
+        prev_stage_result: PREV_STAGE_RESULT = None,
+    ) -> Generator[BenchmarkJob, None, None]:
+        """Generate a job for each row that is not finished, in the order of the grid.
+
+        Args:
+            args: What stands under ``benchmark`` in the config (unused; the rows come from it).
+            prev_stage_result: Results of a stage before (unused).
+
+        Yields:
+            The jobs.
+        """
+        del args, prev_stage_result
+        for number, row in enumerate(self.rows, start=1):
+            if row.accelerator != self.accelerator:
+                continue
+            # The runners ask for a job when there is room for one: so the table is up to date whatever happens next.
+            write_table(self.output_dir, self.rows)
+            done = finished(self.output_dir, row)
+            tqdm.write(f"[{number}/{len(self.rows)}] {row.label}{': finished before' if done else ''}")
+            if not done:
+                yield BenchmarkJob(row, self.output_dir, str(Path(log_file).absolute()))
+
+
+class Benchmark(anomalib.pipelines.Benchmark):
+    """Benchmarking pipeline for evaluating anomaly detection models.
+
+    Where the config names an ``output_dir``, each row is written there when it ends. A row that fails is marked and the
+    others go on; the same command again repeats the rows that failed or are missing, and no others.
+    """
+
+    def run(self, args: Namespace | None = None) -> None:
+        """Run the pipeline.
+
+        Args:
+            args: The arguments of the command line, of which ``config`` is the path of the config.
+
+        Raises:
+            SystemExit: If the config cannot be run, or a row failed or is missing at the end; says which.
+        """
+        config = self._get_args(args)
+        if not _is_ours(config):
+            super().run(args)
+            return
+        try:
+            check_config(config)
+            rows = _rows(config)
+            check_rows(rows)
+        except ValueError as error:
+            msg = f"anomalib benchmark: {error}"
+            raise SystemExit(msg) from None
+        output_dir = config["output_dir"]
+        try:
+            super().run(args)
+        finally:
+            results = write_table(output_dir, rows)
+        _print(results)
+        print(f"Wrote {Path(output_dir) / 'results.csv'}. Tables and plots: anomalib-transfusion report {output_dir}")
+        _complain(output_dir, rows)
+
+    @staticmethod
+    def _setup_runners(args: dict[str, Any]) -> list[Runner]:
+        """Choose anomalib's runners: one process, or one for each GPU where there are several."""
+        if not _is_ours(args):
+            return anomalib.pipelines.Benchmark._setup_runners(args)  # noqa: SLF001
+        runners: list[Runner] = []
+        for accelerator in accelerators(args):
+            generator = BenchmarkJobGenerator(_rows(args), accelerator, args["output_dir"])
+            gpus = torch.cuda.device_count() if accelerator == "cuda" else 0
+            runners.append(ParallelRunner(generator, n_jobs=gpus) if gpus > 1 else SerialRunner(generator))
+        return runners
+
+
+def _is_ours(config: Any) -> bool:  # noqa: ANN401
+    """Tell whether a config asks for this pipeline rather than for anomalib's."""
+    return isinstance(config, dict) and "output_dir" in config
+
+
+def _rows(config: dict[str, Any]) -> list[Row]:
+    """List the rows of a config for all of its accelerators."""
+    return [row for name in accelerators(config) for row in expand(config["benchmark"], name)]
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    """Print a compact table."""
+    columns = {
+        "image AUROC": ("image_AUROC", "{:.3f}"),
+        "AUPRO": ("pixel_AUPRO", "{:.3f}"),
+        "img/s": ("images_per_second", "{:.3g}"),
+        "MiB": ("peak_memory_mib", "{:.0f}"),
+        "train s": ("fit_duration", "{:.0f}"),
+    }
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("model", "category", "seed"):
+        table.add_column(name, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    for row in results:
+        numbers = ["" if row.get(key) is None else form.format(row[key]) for key, form in columns.values()]
+        table.add_row(row["name"], row["category"], str(row["seed"]), *numbers, row["status"])
+    Console().print(table)
+
+
+def _complain(output_dir: str, rows: list[Row]) -> None:
+    """Exit with an error that names the rows without a result, if there are any."""
+    complaints = []
+    for row in rows:
+        result = read_row(output_dir, row)
+        if result is None:
+            complaints.append(f"{row.label} did not run (see {log_file})")
+        elif result["status"] != "done":
+            complaints.append(f"{row.label} failed ({first_line(str(result['error']))})")
+    if complaints:
+        msg = (
+            f"anomalib benchmark: {len(complaints)} of {len(rows)} rows have no result: {'; '.join(complaints)}. "
+            "The same command again repeats only these."
+        )
+        raise SystemExit(msg)

@@ -1,0 +1,153 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a benchmark measures beside anomalib's metrics: speed, memory, and the metrics that a model does not report."""
+
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models import AnomalibModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.nn import ModuleList
+
+from anomalib_transfusion.models import TransFusion
+
+__all__ = ["PeakMemory", "Throughput", "complete_evaluator", "environment"]
+
+MIB = 2**20
+
+
+def complete_evaluator(model: AnomalibModule) -> None:
+    """Let a model report at least the metrics that TransFusion reports, AUPRO among them, under the same names."""
+    if model.evaluator is None:
+        model.evaluator = Evaluator()
+    metrics: list[Any] = list(model.evaluator.test_metrics)  # type: ignore[arg-type]
+    present = {metric.name for metric in metrics}
+    ours: list[Any] = list(TransFusion.configure_evaluator().test_metrics)  # type: ignore[arg-type]
+    model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in ours if metric.name not in present)])
+
+
+class Throughput(Callback):
+    """Measures images per second of the model in testing: from the pre-processor to the anomaly maps.
+
+    Loading, thresholds, metrics and pictures are left out, and the first batch as well where there are more: it
+    includes what a backend does once.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[int, float]] = []
+        self._start = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images per second, or nothing before a test."""
+        batches = self._batches[1:] or self._batches
+        return sum(images for images, _ in batches) / sum(seconds for _, seconds in batches) if batches else None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier test."""
+        del trainer, pl_module
+        self._batches = []
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Start the clock. The trainer's callbacks come before the model's, so the pre-processor is included."""
+        del trainer, args, kwargs
+        _synchronize(pl_module.device)
+        self._start = perf_counter()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop the clock, before the model's own callbacks set thresholds and compute metrics."""
+        del trainer, outputs, batch_idx, dataloader_idx
+        _synchronize(pl_module.device)
+        self._batches.append((len(batch.image), perf_counter() - self._start))
+
+
+class PeakMemory:
+    """Context that measures the peak of the memory, as far as the platform tells.
+
+    On a GPU it is what PyTorch allocates there. On a CPU it is the peak of the process' resident memory, libraries
+    included, which only Linux can restart.
+
+    Args:
+        device: The device that is used.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._measures = device.type == "cuda"
+
+    def __enter__(self) -> "PeakMemory":
+        """Restart the measurement."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            return self
+        self._measures = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave an error as it is."""
+
+    def columns(self) -> dict[str, Any]:
+        """Give the peak in MiB and what it is a peak of; nothing where it cannot be measured."""
+        if not self._measures:
+            return {}
+        if self.device.type == "cuda":
+            peak, what = torch.cuda.max_memory_allocated(self.device) / MIB, "GPU memory allocated by PyTorch"
+        else:
+            found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+            if found is None:
+                return {}
+            peak, what = int(found[1]) / 1024, "resident memory of the process"
+        return {"peak_memory_mib": peak, "peak_memory_of": what}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Name the device and the versions that a row was measured with."""
+    versions = {
+        f"version_{name.replace('-', '_')}": version(name) for name in ("anomalib", "anomalib-transfusion", "lightning")
+    }
+    threads = torch.get_num_threads()
+    return {"device": _device_name(device), "threads": threads, **versions, "version_torch": torch.__version__}
+
+
+def _device_name(device: torch.device) -> str:
+    """Name the GPU or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,64 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The rows of a benchmark on disk: one JSON file each, and a table of all."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .rows import Row
+
+__all__ = ["finished", "read_row", "row_path", "write_row", "write_table"]
+
+_FIRST = ("status", "error", "name", "dataset", "category", "accelerator", "seed")
+
+
+def row_path(output_dir: str | Path, row: Row) -> Path:
+    """Return the file of a row."""
+    return Path(output_dir) / "rows" / f"{row.key}.json"
+
+
+def read_row(output_dir: str | Path, row: Row) -> dict[str, Any] | None:
+    """Read a row under its present name; nothing where there is no complete file."""
+    try:
+        result = json.loads(row_path(output_dir, row).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return {**result, "name": row.name} if isinstance(result, dict) and "status" in result else None
+
+
+def finished(output_dir: str | Path, row: Row) -> bool:
+    """Tell whether a row is done and needs no repetition."""
+    result = read_row(output_dir, row)
+    return result is not None and result["status"] == "done"
+
+
+def write_row(output_dir: str | Path, row: Row, result: dict[str, Any]) -> None:
+    """Write a row's file."""
+    _write(row_path(output_dir, row), json.dumps(result, indent=1, default=str) + "\n")
+
+
+def write_table(output_dir: str | Path, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Write ``results.csv`` from the files of these rows, and return what they hold; absent rows are left out."""
+    results = [result for row in rows if (result := read_row(output_dir, row)) is not None]
+    # Rows of different models have different columns; the first ones are the same in every table.
+    columns = dict.fromkeys((*_FIRST, *(key for result in results for key in result)))
+    frame = pd.DataFrame(results, columns=list(columns))
+    _write(Path(output_dir) / "results.csv", frame.to_csv(index=False))
+    return results
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it when it is whole: an interrupted run leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Write the report of one or several benchmarks: Markdown, CSV and PNG."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .plots import plot_categories, plot_throughput
+from .results import METRICS, load
+from .tables import ABSENT, CategoryTable, bold_best, category_table, costs, markdown, percent
+
+__all__ = ["report"]
+
+
+def report(runs: Sequence[Path], output: Path | None = None) -> Path:
+    """Make tables and plots from the results of benchmarks.
+
+    Args:
+        runs: The ``output_dir`` of benchmarks, or their ``results.csv``; those of anomalib's own benchmark as well.
+        output: Folder to write into. By default the folder ``report`` beside the first results.
+
+    Returns:
+        The report, ``report.md``.
+
+    Raises:
+        FileNotFoundError: If a path does not exist, or a folder has no results.
+        ValueError: If a file is no such table, or there is no row in any of them.
+    """
+    frame = load(runs)
+    if output is None:
+        output = (runs[0] if runs[0].is_dir() else runs[0].parent) / "report"
+    output.mkdir(parents=True, exist_ok=True)
+    tables = {
+        (dataset, metric): category_table(rows, metric)
+        for dataset, rows in frame.groupby("dataset", sort=False)
+        for metric in METRICS
+    }
+    parts = ["# Benchmark", _origin(frame, runs), "## All data sets", _overview(tables, frame, output)]
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        parts += [f"## {dataset}", *_dataset(str(dataset), rows, tables, output)]
+    failed = frame[frame["status"] == "failed"]
+    if len(failed):
+        lines = [
+            f"- {row.model} on {row.category} ({row.dataset}, seed {row.seed}): {' '.join(str(row.error).split())}"
+            for row in failed.itertuples()
+        ]
+        parts += ["## Failed", "\n".join(lines)]
+    path = output / "report.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def _origin(frame: pd.DataFrame, runs: Sequence[Path]) -> str:
+    """Say what the numbers come from."""
+    lines = [
+        f"From {', '.join(f'`{run}`' for run in runs)}. AUROC and AUPRO are in percent; the best of a row is bold.",
+    ]
+    if len(frame["seed"].unique()) > 1:
+        lines.append("Several seeds are given as mean ± sample standard deviation.")
+    for column, what in (("device", "Device"), ("version_anomalib", "anomalib"), ("version_torch", "torch")):
+        if column in frame and frame[column].notna().any():
+            lines.append(f"{what}: {', '.join(map(str, frame[column].dropna().unique()))}.")
+    return " ".join(lines)
+
+
+def _overview(tables: dict[tuple[str, str], CategoryTable], frame: pd.DataFrame, output: Path) -> str:
+    """Write the table in the shape of the paper's Table 3: models against data sets, and their average."""
+    datasets = list(frame["dataset"].unique())
+    columns: dict[str, dict[str, float | None]] = {}
+    for metric in ("image_AUROC", "pixel_AUPRO"):
+        of_metric = {}
+        for dataset in datasets:
+            table = tables[dataset, metric]
+            if table.has_values:
+                of_metric[f"{dataset} {METRICS[metric]}"] = {model: table.mean(model).mean for model in table.models}
+        columns |= of_metric
+        if len(of_metric) > 1:
+            models = set.intersection(
+                *({m for m, value in column.items() if value is not None} for column in of_metric.values()),
+            )
+            average = {m: sum(column[m] or 0 for column in of_metric.values()) / len(of_metric) for m in models}
+            columns[f"Average {METRICS[metric]}"] = {**average}
+    summary = pd.DataFrame(columns, index=list(frame["model"].unique())).rename_axis("model")
+    summary.to_csv(output / "summary.csv")
+    rows = []
+    for model in summary.index:
+        cells = []
+        for column in summary:
+            values = [None if pd.isna(value) else float(value) for value in summary[column]]
+            cells.append(bold_best([percent(value) for value in values], values)[summary.index.get_loc(model)])
+        rows.append([str(model), *cells])
+    text = markdown(["", *summary.columns], rows)
+    return (
+        f"{text}\n\nMeans over categories, as in the last rows of the tables below; here the best of a column is bold."
+    )
+
+
+def _dataset(
+    dataset: str,
+    rows: pd.DataFrame,
+    tables: dict[tuple[str, str], CategoryTable],
+    output: Path,
+) -> list[str]:
+    """Write the tables and plots of one data set."""
+    parts = []
+    for metric, name in METRICS.items():
+        table = tables[dataset, metric]
+        if not table.has_values:
+            continue
+        table.frame().to_csv(output / f"{_file_name(dataset)}_{metric}.csv", index=False)
+        body = [
+            [category, *bold_best([cell.text for cell in cells], [cell.mean for cell in cells])]
+            for category, cells in table.rows()
+        ]
+        parts += [f"### {name}", markdown(["", *table.models], body), _about_mean(table)]
+    table = tables[dataset, "image_AUROC"]
+    if table.has_values:
+        picture = f"{_file_name(dataset)}_image_AUROC.png"
+        plot_categories(table, "image AUROC", f"Image AUROC on {dataset}", output / picture)
+        parts.append(f"![Image AUROC of each model on each category of {dataset}]({picture})")
+    cost = costs(rows)
+    if len(cost.columns) and len(cost):
+        cost.to_csv(output / f"{_file_name(dataset)}_cost.csv")
+        body = [[str(model), *(_short(value) for value in cost.loc[model])] for model in cost.index]
+        note = "Means over the rows that finished."
+        if "peak_memory_of" in rows and rows["peak_memory_of"].notna().any():
+            note += f" The memory is the {' or the '.join(rows['peak_memory_of'].dropna().unique())}."
+        parts += ["### Cost", markdown(["", *cost.columns], body), note]
+    if table.has_values and "images per second" in cost:
+        means = pd.Series({model: table.mean(model).mean for model in table.models}, dtype=float)
+        points = (
+            pd.DataFrame({"throughput": cost["images per second"], "accuracy": means}).reindex(table.models).dropna()
+        )
+        if len(points):
+            picture = f"{_file_name(dataset)}_throughput.png"
+            plot_throughput(points, "image AUROC", f"Accuracy against throughput on {dataset}", output / picture)
+            parts.append(f"![Mean image AUROC against images per second on {dataset}]({picture})")
+    return parts
+
+
+def _about_mean(table: CategoryTable) -> str:
+    """Say which categories the mean is over."""
+    common = table.common
+    if len(common) == len(table.categories):
+        return f"The mean is over all {len(common)} categories."
+    if not common:
+        return "There is no category that every model finished, and so no mean."
+    return (
+        f"The mean is over the {len(common)} of {len(table.categories)} categories that every model with a result "
+        f"finished: {', '.join(common)}."
+    )
+
+
+def _short(value: float) -> str:
+    """Write a number with three digits that count."""
+    if pd.isna(value):
+        return ABSENT
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _file_name(name: str) -> str:
+    """Turn a name into one for files."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
