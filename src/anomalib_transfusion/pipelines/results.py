@@ -4,12 +4,13 @@
 """The rows of a benchmark on disk: one JSON file each, and a table of all."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from anomalib_transfusion.files import written_whole
 
 from .rows import Row
 
@@ -40,7 +41,8 @@ def finished(output_dir: str | Path, row: Row) -> bool:
 
 def write_row(output_dir: str | Path, row: Row, result: dict[str, Any]) -> None:
     """Write a row's file."""
-    _write(row_path(output_dir, row), json.dumps(result, indent=1, default=str) + "\n")
+    with written_whole(row_path(output_dir, row)) as partial:
+        partial.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def write_table(output_dir: str | Path, rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -49,16 +51,6 @@ def write_table(output_dir: str | Path, rows: Iterable[Row]) -> list[dict[str, A
     # Rows of different models have different columns; the first ones are the same in every table.
     columns = dict.fromkeys((*_FIRST, *(key for result in results for key in result)))
     frame = pd.DataFrame(results, columns=list(columns))
-    _write(Path(output_dir) / "results.csv", frame.to_csv(index=False))
+    with written_whole(Path(output_dir) / "results.csv") as partial:
+        frame.to_csv(partial, index=False)
     return results
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it when it is whole: an interrupted run leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
