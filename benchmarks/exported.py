@@ -120,9 +120,9 @@ def main() -> None:
         table[f"change of {metric}"] = table[metric] - own[metric]
     text = (
         f"# What exporting costs\n\n{len(images)} images of the demo data ({arguments.category}), one at a time, "
-        f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}; torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}, openvino {version('openvino')}, nncf {version('nncf')}, "
-        f"anomalib {version('anomalib')}.\n\n"
+        f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}; "
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, openvino {version('openvino')}, "
+        f"nncf {version('nncf')}, anomalib {version('anomalib')}.\n\n"
         f"    python benchmarks/exported.py CHECKPOINT_OF_MAKE_DEMO\n\n"
         f"{table.drop(columns='maps').to_markdown(floatfmt='.4g')}\n"
     )

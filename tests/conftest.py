@@ -22,6 +22,8 @@ TINY = {
     "attention_levels": (-1,),
     "texture_source": "none",
     "learning_rate": 1e-3,
+    # The same on every machine.
+    "precision": "single",
 }
 
 

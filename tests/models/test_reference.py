@@ -42,7 +42,8 @@ def state():
 def model(request, state):
     """The authors' tiny network, evaluated as they do, in each memory format and by each way of computing attention."""
     memory_format, attention = request.param
-    model = TransFusionModel(**infer_architecture(state), start_timestep=18, mask_divisor=19).eval()
+    model = TransFusionModel(**infer_architecture(state), start_timestep=18, mask_divisor=19, precision="single")
+    model.eval()
     import_official(state, model.network)
     with sdpa_kernel(attention):
         yield model.to(memory_format=memory_format)

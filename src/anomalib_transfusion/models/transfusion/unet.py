@@ -40,9 +40,25 @@ class Prediction(NamedTuple):
     mask_logits: torch.Tensor
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that stays in the precision of its input; autocast would convert it to 32 bits and back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``(B, C, H, W)``."""
+        if x.dtype == torch.float32:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """Return a group normalisation with 32 groups, or the most that also divide a narrower layer."""
-    return nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels)
+    return GroupNorm(math.gcd(MAX_GROUPS, channels), channels)
+
+
+def activate(x: torch.Tensor) -> torch.Tensor:
+    """Apply SiLU to a tensor that nobody needs afterwards, in place where no gradient needs it either."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class TimeEmbedding(nn.Module):
@@ -89,10 +105,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """Map ``(B, in_channels, H, W)`` and the embedding ``(B, time_channels)`` to ``(B, out_channels, H, W)``."""
-        h = self.conv_1(F.silu(self.norm_1(x)))
-        h = h + self.time_projection(time)[:, :, None, None]
-        h = self.conv_2(F.silu(self.norm_2(h)))
-        return h + self.shortcut(x)
+        h = self.conv_1(activate(self.norm_1(x)))
+        h += self.time_projection(time)[:, :, None, None]
+        h = self.conv_2(activate(self.norm_2(h)))
+        h += self.shortcut(x)
+        return h
 
 
 class AttentionBlock(nn.Module):
@@ -214,7 +231,7 @@ class MaskHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, C, H, W)`` to logits ``(B, 1, H, W)``."""
-        return self.conv(F.silu(self.norm(x)))
+        return self.conv(activate(self.norm(x)))
 
 
 class ResUNet(nn.Module):
@@ -277,7 +294,7 @@ class ResUNet(nn.Module):
             decoder.append(DecoderLevel(channels, skips, time_channels, level in with_attention, upsample=level > 0))
         self.decoder = nn.ModuleList(decoder)
 
-        self.output_norm = nn.GroupNorm(8, base_channels)
+        self.output_norm = GroupNorm(8, base_channels)
         self.anomaly_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
         self.normal_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
         self.mask_head = MaskHead(base_channels)
@@ -311,7 +328,7 @@ class ResUNet(nn.Module):
             x = level(x, time, skips)
 
         return Prediction(
-            anomaly=self.anomaly_head(F.silu(self.output_norm(x))),
+            anomaly=self.anomaly_head(activate(self.output_norm(x))),
             normal=self.normal_head(x),
             mask_logits=self.mask_head(x),
         )

@@ -23,7 +23,12 @@ __all__ = ["RareValidation", "typed_by_user"]
 # A training step costs about as much as three forward passes: one forward, and a backward of twice its cost.
 PASSES_PER_TRAINING_IMAGE = 3
 SHARE_OF_TRAINING_TIME = 0.1
-NEVER_TYPED = sys.maxsize
+# Values that are allowed and that nobody types.
+NEVER_TYPED: dict[str, int | str] = {
+    "check_val_every_n_epoch": sys.maxsize,
+    "val_check_interval": sys.maxsize,
+    "precision": "transformer-engine-float16",
+}
 
 
 class RareValidation(Callback):
@@ -125,7 +130,7 @@ def typed_by_user(*names: str) -> bool:
     a second time, with defaults that nobody types.
 
     Args:
-        names: Names of arguments of Lightning's ``Trainer`` that take whole numbers.
+        names: Names of arguments of Lightning's ``Trainer``, out of ``NEVER_TYPED``.
     """
     from anomalib.cli.cli import AnomalibCLI
     from anomalib.cli.pipelines import pipeline_subcommands
@@ -149,11 +154,11 @@ def typed_by_user(*names: str) -> bool:
 def _typed_on_command_line(cli: Any, args: Any, names: tuple[str, ...]) -> bool:  # noqa: ANN401
     """Parse the command line with other defaults, and tell whether an argument kept its value."""
     parser = cli.subcommand_parsers[cli.subcommand]
-    keys = [f"trainer.{name}" for name in names]
-    defaults = {key: parser.get_default(key) for key in keys}
-    parser.set_defaults(dict.fromkeys(keys, NEVER_TYPED))
+    never_typed = {f"trainer.{name}": NEVER_TYPED[name] for name in names}
+    defaults = {key: parser.get_default(key) for key in never_typed}
+    parser.set_defaults(never_typed)
     try:
         parsed = cli.parser.parse_args(args=args)
     finally:
         parser.set_defaults(defaults)
-    return any(parsed[f"{cli.subcommand}.{key}"] != NEVER_TYPED for key in keys)
+    return any(parsed[f"{cli.subcommand}.{key}"] != value for key, value in never_typed.items())

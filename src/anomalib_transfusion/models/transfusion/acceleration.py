@@ -1,0 +1,88 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Precision and compilation of the network: what a device is fast with, unless the user says otherwise."""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+__all__ = ["Precision", "autocast_network", "check_precision", "prefers_bfloat16", "run_network"]
+
+Precision = Literal["auto", "single", "bfloat16"]
+
+# Compute capability of the first NVIDIA GPUs with bfloat16 in hardware (Ampere).
+FIRST_WITH_BFLOAT16 = (8, 0)
+
+
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device multiplies matrices several times faster in bfloat16 than in single precision.
+
+    Args:
+        device: NVIDIA's GPUs since Ampere and processors with AMX do.
+    """
+    if device.type == "cuda":
+        return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FIRST_WITH_BFLOAT16
+    # A name that PyTorch keeps to itself; without it, nothing is gained and nothing breaks.
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and has_amx is not None and has_amx()
+
+
+def autocast_network(precision: Precision, device: torch.device) -> AbstractContextManager:
+    """Return the context to run the network in.
+
+    Where the trainer has chosen a precision of its own, or a model is exported, nothing is changed.
+
+    Args:
+        precision: ``auto`` for bfloat16 where the device prefers it, or ``single`` or ``bfloat16``.
+        device: Device of the images.
+    """
+    if torch.is_autocast_enabled(device.type) or _is_exporting():
+        return nullcontext()
+    if precision == "single" or (precision == "auto" and not prefers_bfloat16(device)):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def run_network(network: nn.Module, *inputs: torch.Tensor) -> Any:  # noqa: ANN401
+    """Run a network that may have been compiled; where the compiler fails, warn and go on without it.
+
+    Args:
+        network: The network, compiled by :meth:`torch.nn.Module.compile` or not.
+        inputs: Its inputs.
+
+    Returns:
+        Its outputs.
+    """
+    if _is_exporting():
+        return network.forward(*inputs)
+    try:
+        return network(*inputs)
+    # The compiler's errors have no common class: no C++ compiler, no driver, an operation that it does not know.
+    except Exception as error:
+        if network._compiled_call_impl is None:  # noqa: SLF001
+            raise
+        network._compiled_call_impl = None  # noqa: SLF001
+        reason = next(iter(str(error).strip().splitlines()), "")
+        warnings.warn(
+            f"The network cannot be compiled here ({type(error).__name__}: {reason}), so it runs as it is, and slower. "
+            "Set compile to False, or give torch.compile what it lacks.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return network(*inputs)
+
+
+def _is_exporting() -> bool:
+    """Tell whether the network is being traced for an export."""
+    return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError, naming the value, if a precision is unknown."""
+    if precision not in get_args(Precision):
+        msg = f"precision={precision!r} is unknown; choose one of {', '.join(get_args(Precision))}."
+        raise ValueError(msg)
