@@ -8,12 +8,14 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from .export import Carry, scan_steps
 from .parameters import check_arguments
 from .tensors import check_images, check_shape
+from .tiling import check_tiler, predict_tiles
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
 from .unet import Prediction, ResUNet
 
@@ -132,6 +134,24 @@ class TransFusionModel(nn.Module):
         self.mask_aggregation = mask_aggregation
         self.discriminative_weight = discriminative_weight
         self.filter_size = filter_size
+        self._tiler: Tiler | None = None
+
+    @property
+    def tiler(self) -> Tiler | None:
+        """anomalib's tiler, set by its ``TilerConfigurationCallback``: the network sees tiles, the rest whole images."""
+        return self._tiler
+
+    @tiler.setter
+    def tiler(self, tiler: Tiler | None) -> None:
+        if tiler is not None:
+            check_tiler(tiler, self.network.stride)
+        self._tiler = tiler
+
+    def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
+        """Run the network, on tiles where a tiler is set."""
+        if self.tiler is None:
+            return self.network(x_t, previous_mask, timestep)
+        return predict_tiles(self.network, self.tiler, x_t, previous_mask, timestep)
 
     def forward(
         self,
@@ -166,7 +186,7 @@ class TransFusionModel(nn.Module):
         check_images(images, self.network.stride)
         check_shape("previous_mask", previous_mask, images.shape[0], 1, *images.shape[2:])
         check_shape("timestep", timestep, images.shape[0])
-        return self.network(images, previous_mask, timestep)
+        return self._predict(images, previous_mask, timestep)
 
     def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
         """Return anomaly maps and scores together with the masks and reconstructions behind them.
@@ -235,7 +255,7 @@ class TransFusionModel(nn.Module):
         next_beta: torch.Tensor,
     ) -> "_Step":
         """Take one step of the reverse process from an image ``(B, 3, H, W)`` and the mask of the step before."""
-        prediction = self.network(x_t, (mask > 0.5).to(x_t.dtype), timestep)
+        prediction = self._predict(x_t, (mask > 0.5).to(x_t.dtype), timestep)
         anomaly, normal, logits = (head.float() for head in prediction)
         mask = logits.sigmoid()
         return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta))
