@@ -88,11 +88,11 @@ class LoopExport(ExportMixin):
             ValueError: If the model works on tiles.
         """
         if self.model.tiler is not None:
-            # The tiler cuts in a Python loop that grows with the image, which the exporter writes out for many minutes.
+            # The tiler cuts in a Python loop, which the exporter writes out for many minutes.
             msg = (
-                f"The model works on tiles of {self.model.tiler.tile_size_h}x{self.model.tiler.tile_size_w} pixels, and "
-                "anomalib's tiler cannot be exported to ONNX or OpenVINO. Set model.model.tiler = None to export the "
-                "network for whole images, or export to torch."
+                f"The model works on tiles of {self.model.tiler.tile_size_h}x{self.model.tiler.tile_size_w} pixels, "
+                "and anomalib's tiler cannot be exported to ONNX or OpenVINO. Set model.model.tiler = None to export "
+                "the network for whole images, or export to torch."
             )
             raise ValueError(msg)
         unroll = kwargs.pop("unroll", False)

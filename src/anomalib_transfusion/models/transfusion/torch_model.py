@@ -138,7 +138,7 @@ class TransFusionModel(nn.Module):
 
     @property
     def tiler(self) -> Tiler | None:
-        """anomalib's tiler, set by its ``TilerConfigurationCallback``: the network sees tiles, the rest whole images."""
+        """The tiler of anomalib's ``TilerConfigurationCallback``: the network sees tiles, the rest whole images."""
         return self._tiler
 
     @tiler.setter
