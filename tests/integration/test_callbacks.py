@@ -200,10 +200,10 @@ def test_precisions(tiny, surface, tmp_path):
         "bf16-mixed": ({"precision": "bf16-mixed"}, torch.bfloat16),
         "16-mixed": ({"plugins": [half_on_the_cpu()]}, torch.float16),
     }
-    first_inputs = {}
+    samples = {}
     for name, (arguments, expected) in settings.items():
         seed_everything(1)
-        seen, model = Seen(), tiny()
+        seen, model = Seen(), tiny(texture_source="photographs", rotation_probability=1.0)
         before = [parameter.clone() for parameter in model.parameters()]
         engine = make_engine(tmp_path / name, seen, max_epochs=1, **arguments)
         engine.fit(model, datamodule=surface)
@@ -215,10 +215,10 @@ def test_precisions(tiny, surface, tmp_path):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
         assert math.isfinite(engine.trainer.callback_metrics["image_AUROC"])
-        first_inputs[name] = seen.inputs[0]
+        samples[name] = torch.cat(seen.inputs[:4])
     # Synthetic anomalies and the forward process are not rounded.
-    assert torch.equal(first_inputs["bf16-mixed"], first_inputs["32-true"])
-    assert torch.equal(first_inputs["16-mixed"], first_inputs["32-true"])
+    assert torch.equal(samples["bf16-mixed"], samples["32-true"])
+    assert torch.equal(samples["16-mixed"], samples["32-true"])
 
 
 def test_16_mixed_on_a_cpu(tiny, surface, tmp_path):

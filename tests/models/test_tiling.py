@@ -7,6 +7,9 @@ import pytest
 import torch
 from anomalib.data.utils.tiler import ImageUpscaleMode, Tiler
 
+from anomalib_transfusion.models.transfusion.tiling import predict_tiles
+from anomalib_transfusion.models.transfusion.unet import Prediction
+
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -31,6 +34,19 @@ def test_tiles_side_by_side_are_processed_as_images_of_their_own(model):
         torch.testing.assert_close(getattr(tiled, field), expected, rtol=1e-4, atol=1e-5)
         # Attention and the row encoding do not reach over tiles.
         assert (getattr(whole, field) - expected).abs().max() > 1e-3
+
+
+def test_each_tile_has_the_timestep_and_the_mask_of_its_image():
+    """With a network that can be told apart, which a small one cannot: its normalisation hides the timestep."""
+
+    def network(x_t, previous_mask, timestep):
+        return Prediction(x_t * timestep.view(-1, 1, 1, 1), x_t, previous_mask)
+
+    masks, timesteps = IMAGES[:, :1] > 0.5, torch.tensor([1, 3])
+    anomaly, normal, logits = predict_tiles(network, Tiler(16, 8), IMAGES, masks.float(), timesteps)
+    torch.testing.assert_close(anomaly, IMAGES * timesteps.view(-1, 1, 1, 1))
+    torch.testing.assert_close(normal, IMAGES)
+    torch.testing.assert_close(logits, masks.float())
 
 
 def test_a_tile_of_the_whole_image_changes_nothing(model):
