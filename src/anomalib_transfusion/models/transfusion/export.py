@@ -83,7 +83,18 @@ class LoopExport(ExportMixin):
 
         Returns:
             Path: The ONNX model.
+
+        Raises:
+            ValueError: If the model works on tiles.
         """
+        if self.model.tiler is not None:
+            # The tiler cuts in a Python loop, which the exporter writes out for many minutes.
+            msg = (
+                f"The model works on tiles of {self.model.tiler.tile_size_h}x{self.model.tiler.tile_size_w} pixels, "
+                "and anomalib's tiler cannot be exported to ONNX or OpenVINO. Set model.model.tiler = None to export "
+                "the network for whole images, or export to torch."
+            )
+            raise ValueError(msg)
         unroll = kwargs.pop("unroll", False)
         kwargs.setdefault("opset_version", OPSET_VERSION)
         with _without_gradients(self):  # type: ignore[arg-type]

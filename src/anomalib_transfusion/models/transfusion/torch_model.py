@@ -4,10 +4,12 @@
 """TransFusion as a PyTorch module: images in, anomaly maps and scores out."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -15,6 +17,7 @@ from .acceleration import Precision, autocast_network, check_precision, run_netw
 from .export import Carry, scan_steps
 from .parameters import check_arguments
 from .tensors import check_images, check_shape
+from .tiling import check_tiler, predict_tiles
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
 from .unet import Prediction, ResUNet
 
@@ -142,6 +145,25 @@ class TransFusionModel(nn.Module):
         self.precision: Precision = precision
         if compile:
             self.network.compile()
+        self._tiler: Tiler | None = None
+
+    @property
+    def tiler(self) -> Tiler | None:
+        """The tiler of anomalib's ``TilerConfigurationCallback``: the network sees tiles, the rest whole images."""
+        return self._tiler
+
+    @tiler.setter
+    def tiler(self, tiler: Tiler | None) -> None:
+        if tiler is not None:
+            check_tiler(tiler, self.network.stride)
+        self._tiler = tiler
+
+    def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
+        """Run the network, on tiles where a tiler is set."""
+        network = partial(run_network, self.network)
+        if self.tiler is None:
+            return network(x_t, previous_mask, timestep)
+        return predict_tiles(network, self.tiler, x_t, previous_mask, timestep)
 
     def forward(
         self,
@@ -177,7 +199,7 @@ class TransFusionModel(nn.Module):
         check_shape("previous_mask", previous_mask, images.shape[0], 1, *images.shape[2:])
         check_shape("timestep", timestep, images.shape[0])
         with autocast_network(self.precision, images.device):
-            prediction = run_network(self.network, images, previous_mask, timestep)
+            prediction = self._predict(images, previous_mask, timestep)
         return Prediction(*(head.float() for head in prediction))
 
     def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
@@ -253,7 +275,7 @@ class TransFusionModel(nn.Module):
         next_beta: torch.Tensor,
     ) -> "_Step":
         """Take one step of the reverse process from an image ``(B, 3, H, W)`` and the mask of the step before."""
-        prediction = run_network(self.network, x_t, (mask > 0.5).to(x_t.dtype), timestep)
+        prediction = self._predict(x_t, (mask > 0.5).to(x_t.dtype), timestep)
         anomaly, normal, logits = (head.float() for head in prediction)
         mask = logits.sigmoid()
         return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta))
