@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import skimage
 import torch
-from measure import Built, Contender, Setting
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +23,7 @@ from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
 from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
+from measure import Built, Contender, Setting
 
 # The reference implementation is the tests'.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

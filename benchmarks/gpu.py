@@ -23,8 +23,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import record
 import torch
+
+import record
 
 HERE = Path(__file__).resolve().parent
 # What is left of an item's time when it is told to stop, for writing and for what cannot be interrupted.
@@ -141,7 +142,7 @@ def main() -> int:
         else:
             row["status"] = "running"
             record.write(path, summary)
-            row |= run_item(item, options, min(item.minutes, left))
+            row.update(run_item(item, options, min(item.minutes, left)))
         print(f"{item.name}: {row['status']}" + (f", {row['seconds']:.0f} s" if "seconds" in row else ""), flush=True)
     summary["finished"] = True
     record.write(path, summary)

@@ -4,10 +4,10 @@
 """How long the anomaly map of an image takes: ours, its variants, the plain path's and other models of anomalib.
 
     python benchmarks/inference.py --size small --batch 1 8
-    python benchmarks/inference.py --size full --scaling    # on a GPU: larger and larger batches until memory ends
+    python benchmarks/inference.py --size full --scaling    # on a GPU: larger and larger batches
 
-Times are for an image. The plain path takes one image at a time, whatever the batch. The other models have weights drawn
-at random, since nothing is downloaded; their speed does not depend on them.
+Times are for an image. The plain path takes one image at a time, whatever the batch. The other models have weights
+drawn at random, since nothing is downloaded; their speed does not depend on them.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+import torch
+
 import memory
 import record
-import torch
 from contenders import INFERENCE, make_setting, write_textures
 from measure import Comparison, Contender, options_parser
 

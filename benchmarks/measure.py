@@ -18,10 +18,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import memory
 import numpy as np
-import record
 import torch
+
+import memory
+import record
 
 ROUND_SECONDS = {"tiny": 0.02, "small": 0.5, "full": 0.5}
 ROUNDS = {"tiny": 3, "small": 9, "full": 9}

@@ -16,15 +16,15 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-import record
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
-from contenders import NETWORKS
 from matplotlib.figure import Figure
 
+import record
 from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.reporting.plots import COLOURS, DPI
+from contenders import NETWORKS
 
 STEPS = (20, 10, 5, 3, 2, 1)
 METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
@@ -51,14 +51,14 @@ def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:
     return DemoSurface(root=folder, **common, **(TINY_SURFACE if options.size == "tiny" else {}))
 
 
-def read_batches(model: TransFusion, data: AnomalibDataModule, device: torch.device) -> list[ImageBatch]:
+def read_batches(model: TransFusion, data: AnomalibDataModule) -> list[ImageBatch]:
     """Read all test images once, as the model's pre-processor gives them."""
     data.prepare_data()
     data.setup()
     batches = []
     for batch in data.test_dataloader():
         model.pre_processor.on_test_batch_start(None, model, batch, 0)  # type: ignore[union-attr,arg-type]
-        batches.append(batch.to(device))
+        batches.append(batch)
     return batches
 
 
@@ -79,15 +79,22 @@ def evaluate(
     device = torch.device(options.device)
     seconds, images = 0.0, 0
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
-        network.predict(batches[0].image)
+        network.predict(batches[0].image.to(device))
         for batch in batches:
+            given = batch.image.to(device)
             _synchronize(device)
             start = perf_counter()
-            predictions, _ = network.predict(batch.image)
+            predictions, _ = network.predict(given)
             _synchronize(device)
             seconds += perf_counter() - start
             images += len(batch.image)
-            result = batch.update(in_place=False, **predictions._asdict()).to(torch.device("cpu"))
+            result = ImageBatch(
+                image=batch.image,
+                gt_label=batch.gt_label,
+                gt_mask=batch.gt_mask,
+                pred_score=predictions.pred_score.float().cpu(),
+                anomaly_map=predictions.anomaly_map.float().cpu(),
+            )
             for name in METRICS:
                 metrics[name].update(result)
     return {
@@ -149,7 +156,7 @@ def main() -> None:
     begin, device = perf_counter(), torch.device(options.device)
     model = load_model(options)
     with TemporaryDirectory() as folder:
-        batches = read_batches(model, load_data(options, Path(folder)), device)
+        batches = read_batches(model, load_data(options, Path(folder)))
     model.to(device)
     name = f"passes-{options.category}" + ("" if options.precision == "fp32" else f"-{options.precision}")
     path = record.result_path(options.output, name, device)
