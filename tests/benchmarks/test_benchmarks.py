@@ -102,6 +102,7 @@ def test_inference(tmp_path):
     assert "Kernel size" in failed["reason"]
 
 
+@pytest.mark.slow
 def test_time_that_is_over_leaves_out_what_is_not_built(tmp_path):
     run("inference.py", tmp_path, "--minutes", "0", "--rounds", "5")
     result = read(tmp_path, "inference-tiny-batch2")
@@ -112,6 +113,7 @@ def test_time_that_is_over_leaves_out_what_is_not_built(tmp_path):
     assert reasons == {"no time was left for it", "torch.compile is switched off"}
 
 
+@pytest.mark.slow
 def test_larger_and_larger_batches(tmp_path):
     run("inference.py", tmp_path, "--scaling", "--largest-batch", "4")
     points = read(tmp_path, "inference-scaling-tiny")["points"]
@@ -133,6 +135,7 @@ def test_passes(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_passes_need_a_checkpoint(tmp_path):
     printed = run("passes.py", tmp_path, "--size", "full", code=1)
     assert "--checkpoint is needed" in printed
@@ -148,6 +151,7 @@ def test_gpu_list_without_time_runs_nothing(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_gpu_list_keeps_to_its_time(tmp_path):
     run("gpu.py", tmp_path, "--minutes", "0.25")
     result = read(tmp_path, "gpu-tiny")
