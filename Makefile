@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Of the benchmarks: tiny, small or full; minutes for everything on a GPU; the interpreter that has PyTorch with CUDA.
+SIZE ?= small
+MINUTES ?= 25
+GPU_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench bench-gpu lint clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -27,6 +31,14 @@ test: lint  ## the whole fast test suite
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)  ## times, memory and ratios on this machine, into results/bench (about ten minutes on two CPU cores)
+	$(BIN)/python benchmarks/synthesis.py --size $(SIZE)
+	$(BIN)/python benchmarks/training_step.py --size $(SIZE)
+	$(BIN)/python benchmarks/inference.py --size $(SIZE)
+
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
+	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,333 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every contender of the benchmarks, one line each at the end of this file, and the sizes at which they meet."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_transfusion import TransFusion
+from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
+from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank
+from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
+from measure import Built, Contender, Setting
+
+# The reference implementation is the tests'.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from plain_path import plain_copy, plain_reverse_process, plain_synthesis, plain_training_step
+
+# The networks: of the tests, of the demo, and of the paper.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "timesteps": 4,
+        "base_channels": 8,
+        "channel_multipliers": (1, 2),
+        "num_blocks": 1,
+        "attention_levels": (-1,),
+    },
+    "small": {"base_channels": 8, "num_blocks": 1, "attention_levels": (-1,)},
+    "full": {},
+}
+IMAGE_SIZES = {"tiny": 64, "small": 128, "full": 256}
+# Of Patchcore: a tenth of the patches of 200 images at 256 px, and less.
+MEMORY_BANKS = {"tiny": 64, "small": 5000, "full": 20_000}
+# A pass of the full network takes seconds on a CPU, and any pass takes as long as another.
+PASSES_ON_CPU = 2
+# The plain path takes one image at a time, so that a few stand for many.
+PLAIN_IMAGES = 2
+# About the size of the photographs of DTD.
+TEXTURE_SIZE = 500
+
+
+def make_setting(options: argparse.Namespace, batch: int, textures: Path, image_size: int | None = None) -> Setting:
+    """Return what the command line asks for."""
+    on_gpu = options.device == "cuda"
+    torch.set_num_threads(options.threads)
+    network = NETWORKS[options.size]
+    all_passes = network.get("timesteps", 20) - 1
+    compiled = options.size != "tiny" if options.compile is None else options.compile
+    return Setting(
+        size=options.size,
+        device=options.device,
+        batch=batch,
+        image_size=image_size or IMAGE_SIZES[options.size],
+        network=network,
+        passes=PASSES_ON_CPU if options.size == "full" and not on_gpu else all_passes,
+        all_passes=all_passes,
+        memory_bank=MEMORY_BANKS[options.size],
+        textures=str(options.textures or textures),
+        compiled=compiled,
+        threads=options.threads,
+    )
+
+
+def write_textures(folder: Path) -> None:
+    """Write scikit-image's photographs as JPEGs of DTD's size, so that every contender draws from the same files."""
+    for name in PHOTOGRAPHS:
+        image = cv2.imread(str(Path(skimage.__file__).parent / "data" / name))
+        if image is not None:
+            scale = TEXTURE_SIZE / max(image.shape)
+            cv2.imwrite(str(folder / f"{Path(name).stem}.jpg"), cv2.resize(image, None, fx=scale, fy=scale))
+
+
+def _images(setting: Setting, batch: int | None = None) -> torch.Tensor:
+    return torch.rand(batch or setting.batch, 3, setting.image_size, setting.image_size, device=setting.device)
+
+
+def _transfusion(setting: Setting) -> TransFusion:
+    size = (setting.image_size, setting.image_size)
+    pre_processor = TransFusion.configure_pre_processor(size)
+    model = TransFusion(pre_processor=pre_processor, visualizer=False, dtd_dir=setting.textures, **setting.network)
+    return model.to(setting.device)
+
+
+def _autocast(setting: Setting, precision: str | None) -> AbstractContextManager:
+    """Return the context for ``fp32`` or ``bf16``."""
+    return torch.autocast(setting.device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _compile(setting: Setting, network: nn.Module) -> None:
+    """Compile a network in place; a single image on a GPU as a CUDA graph, since there the host is what takes time."""
+    network.compile(mode="reduce-overhead" if setting.device == "cuda" and setting.batch == 1 else "default")
+
+
+def _shorten(setting: Setting, model: TransFusionModel) -> float:
+    """Let a model run as many passes as the setting has, and return the share of the whole process."""
+    model.inference_timesteps = model.inference_timesteps[: setting.passes]
+    return setting.passes / setting.all_passes
+
+
+@lru_cache
+def _flops(network: str, image_size: int, training: bool) -> float:
+    """Count the operations of a network pass on one image, and of its gradients, without running it."""
+    with torch.device("meta"):
+        model = TransFusionModel(**NETWORKS[network]).train()
+        inputs = (torch.zeros(1, 3, image_size, image_size), torch.zeros(1, 1, image_size, image_size), torch.ones(1))
+        with FlopCounterMode(display=False) as counter:
+            prediction = model(*inputs)
+            if training:
+                torch.stack([head.sum() for head in prediction]).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def _flops_of_inference(setting: Setting) -> float:
+    return setting.all_passes * _flops(setting.size, setting.image_size, training=False)
+
+
+def _flops_of_training(setting: Setting) -> float:
+    return _flops(setting.size, setting.image_size, training=True)
+
+
+# Synthesis: a unit is an anomalous sample.
+
+
+def _our_generator(setting: Setting) -> Built:
+    size = (setting.image_size, setting.image_size)
+    generator = AnomalyGenerator(TextureBank.from_folder(setting.textures, size))
+    return Built(partial(generator, _images(setting)), setting.batch // 2)
+
+
+def _our_sampler(setting: Setting, per: int = 2) -> Built:
+    sampler = TrainingSampler(setting.textures)
+    sampler.prepare()
+    beta = torch.linspace(0, 1, 20, device=setting.device)
+    return Built(partial(sampler, _images(setting), beta), setting.batch // per)
+
+
+def _plain_sampler(setting: Setting) -> Built:
+    textures = sorted(Path(setting.textures).rglob("*.jpg"))
+    beta = torch.linspace(0, 1, 20, device=setting.device)
+    call = partial(plain_synthesis, _images(setting), beta, textures, np.random.default_rng(0))
+    return Built(call, setting.batch // 2)
+
+
+def _anomalib_perlin(setting: Setting) -> Built:
+    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+
+    generator = PerlinAnomalyGenerator(setting.textures, probability=1.0)
+    return Built(partial(generator, _images(setting, setting.batch // 2)), setting.batch // 2)
+
+
+# Training: a unit is a sample.
+
+
+def _our_training(
+    setting: Setting,
+    precision: str | None = None,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Built:
+    """Train as ``TransFusion.training_step`` and its optimiser do; ``None`` leaves the precision as it is."""
+    lightning = _transfusion(setting)
+    model, images = lightning.model.train(), _images(setting)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if compiled:
+        _compile(setting, model.network)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lightning.learning_rate)
+
+    def step() -> None:
+        sample = lightning.sampler(images, model.beta)
+        beta, next_beta = (model.beta[sample.timestep - back].view(-1, 1, 1, 1) for back in (0, 1))
+        with _autocast(setting, precision):
+            prediction = model(sample.x_t, sample.previous_mask, sample.timestep)
+            terms = lightning.loss(prediction, sample.target, sample.x_t, beta, next_beta)
+        optimizer.zero_grad()
+        terms.total.backward()
+        optimizer.step()
+
+    return Built(step, setting.batch)
+
+
+def _plain_training(setting: Setting) -> Built:
+    lightning = _transfusion(setting)
+    model, images = plain_copy(lightning.model).train(), _images(setting)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lightning.learning_rate)
+    textures = sorted(Path(setting.textures).rglob("*.jpg"))
+    random = np.random.default_rng(0)
+
+    def step() -> None:
+        sample = plain_synthesis(images, model.beta, textures, random)
+        terms = plain_training_step(model, lightning.loss, sample)
+        optimizer.zero_grad()
+        terms.total.backward()
+        optimizer.step()
+
+    return Built(step, setting.batch)
+
+
+# Inference: a unit is an image.
+
+
+def _our_inference(
+    setting: Setting,
+    precision: str | None = None,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Built:
+    """Run the reverse process on a batch."""
+    model, images = _transfusion(setting).model.eval(), _images(setting)
+    share = _shorten(setting, model)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    if compiled:
+        _compile(setting, model.network)
+
+    @torch.no_grad()
+    def predict() -> None:
+        with _autocast(setting, precision):
+            model(images)
+
+    return Built(predict, setting.batch * share)
+
+
+def _plain_inference(setting: Setting) -> Built:
+    model = plain_copy(_transfusion(setting).model).eval()
+    images = _images(setting, min(setting.batch, PLAIN_IMAGES))
+    return Built(partial(plain_reverse_process, model, images), len(images) * _shorten(setting, model))
+
+
+def _anomalib_model(setting: Setting, make: Callable[[Setting], nn.Module]) -> Built:
+    """Run another model of anomalib with weights drawn at random, which take as long as any."""
+    model, images = make(setting).to(setting.device).eval(), _images(setting)
+
+    @torch.no_grad()
+    def predict() -> None:
+        model(images)
+
+    return Built(predict, setting.batch)
+
+
+def _draem(setting: Setting) -> nn.Module:
+    del setting
+    from anomalib.models.image.draem.torch_model import DraemModel
+
+    return DraemModel()
+
+
+def _efficient_ad(setting: Setting) -> nn.Module:
+    del setting
+    from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
+
+    return EfficientAdModel()
+
+
+def _patchcore(setting: Setting) -> nn.Module:
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    backbone = "resnet18" if setting.size == "tiny" else "wide_resnet50_2"
+    model = PatchcoreModel(layers=("layer2", "layer3"), backbone=backbone, pre_trained=False)
+    with torch.no_grad():
+        channels = model(_images(setting, 1).cpu()).shape[1]
+    model.memory_bank = torch.rand(setting.memory_bank, channels)
+    return model
+
+
+# The lists: most important first, which matters where the time is short.
+
+SYNTHESIS = [
+    Contender("PerlinAnomalyGenerator", _anomalib_perlin),
+    Contender("anomalies", _our_generator),
+    Contender("whole samples", _our_sampler),
+    Contender("plain path, whole samples", _plain_sampler),
+]
+
+TRAINING = [
+    Contender("plain path", _plain_training, _flops_of_training),
+    Contender("default", _our_training, _flops_of_training),
+    Contender("synthesis alone", partial(_our_sampler, per=1)),
+    *(
+        Contender(
+            f"{precision}, {memory_format}{', compiled' if compiled else ''}",
+            partial(
+                _our_training,
+                precision=precision,
+                channels_last=memory_format == "channels last",
+                compiled=compiled,
+            ),
+            _flops_of_training,
+            compiled=compiled,
+        )
+        for compiled in (False, True)
+        for precision in ("bf16", "fp32")
+        for memory_format in ("channels last", "NCHW")
+    ),
+]
+
+INFERENCE = [
+    Contender("plain path", _plain_inference, _flops_of_inference),
+    Contender("default", _our_inference, _flops_of_inference),
+    *(
+        Contender(
+            f"{precision}, {memory_format}{', compiled' if compiled else ''}",
+            partial(
+                _our_inference,
+                precision=precision,
+                channels_last=memory_format == "channels last",
+                compiled=compiled,
+            ),
+            _flops_of_inference,
+            compiled=compiled,
+        )
+        for compiled in (False, True)
+        for precision in ("bf16", "fp32")
+        for memory_format in ("channels last", "NCHW")
+    ),
+    Contender("Draem", partial(_anomalib_model, make=_draem)),
+    Contender("EfficientAd", partial(_anomalib_model, make=_efficient_ad)),
+    Contender("Patchcore", partial(_anomalib_model, make=_patchcore)),
+]

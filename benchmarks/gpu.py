@@ -1,0 +1,155 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Everything that a GPU is wanted for, the most important first, within a time that is given in minutes.
+
+    python benchmarks/gpu.py --minutes 25
+    python benchmarks/gpu.py --minutes 5 --size tiny --device cpu     # tries the whole list
+
+Each item is a process of its own, with a limit, and writes its results as it goes: being cut off at any time loses
+nothing that was measured. An item for which too little time is left is skipped, and the summary says so. What an item
+prints is in a log file beside the results.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+import record
+
+HERE = Path(__file__).resolve().parent
+# What is left of an item's time when it is told to stop, for writing and for what cannot be interrupted.
+GRACE_MINUTES = 1.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to measure.
+
+    Attributes:
+        name: What the summary calls it.
+        arguments: Script and its arguments.
+        minutes: The most it may take.
+        least: The least for which it is worth starting.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    minutes: float
+    least: float
+
+
+def make_items(options: argparse.Namespace) -> list[Item]:
+    """List what is to be measured, most important first. The minutes are those of an H100 at full size."""
+    batch = "2" if options.size == "tiny" else "32"
+    passes = ["passes.py"] + (["--checkpoint", str(options.checkpoint)] if options.checkpoint else [])
+    passes += ["--root", str(options.root)] if options.root else []
+    passes += ["--category", options.category]
+    items = [
+        Item(f"inference, batch {batch}", ["inference.py", "--batch", batch], 6, 2),
+        Item("training step", ["training_step.py"], 6, 2),
+        Item("synthesis", ["synthesis.py"], 2, 1),
+        Item("inference, batch 1", ["inference.py", "--batch", "1"], 5, 2),
+        Item(
+            "batches until memory ends",
+            ["inference.py", "--scaling", *(["--largest-batch", "4"] if options.size == "tiny" else [])],
+            4,
+            1.5,
+        ),
+    ]
+    if options.checkpoint or options.size == "tiny":
+        items += [Item(f"passes, {precision}", [*passes, "--precision", precision], 3, 1) for precision in PRECISIONS]
+    return items
+
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def run_item(item: Item, options: argparse.Namespace, minutes: float) -> dict[str, Any]:
+    """Run an item for at most some minutes, and say how it ended."""
+    grace = min(GRACE_MINUTES, minutes / 3)
+    size = "full" if item.arguments[0] == "passes.py" and options.size != "tiny" else options.size
+    script, *arguments = item.arguments
+    command = [sys.executable, str(HERE / script), *arguments, "--size", size, "--device", options.device]
+    command += ["--minutes", f"{minutes - grace:.3f}", "--output", str(options.output)]
+    path = os.pathsep.join(filter(None, [str(record.ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    log = options.output / f"gpu-{item.name.replace(', ', '-').replace(' ', '-')}.log"
+    start = perf_counter()
+    with log.open("w", encoding="utf-8") as output:
+        # In a session of its own, so that what it starts ends with it.
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(60 * minutes)
+            status = "done" if code == 0 else f"failed with exit code {code}"
+        except subprocess.TimeoutExpired:
+            status = "cut off"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return {"status": status, "seconds": perf_counter() - start, "log": log.name}
+
+
+def main() -> int:
+    """Run the list.
+
+    Returns:
+        The exit status: 1 if an item failed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=25.0, help="time for everything")
+    parser.add_argument("--size", choices=("tiny", "small", "full"), default="full")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the results")
+    parser.add_argument("--checkpoint", type=Path, help="a trained model, to measure accuracy over the passes as well")
+    parser.add_argument("--root", type=Path, help="test images of the checkpoint in MVTec AD's layout")
+    parser.add_argument("--category", default="brick", help="category of the test images; of the demo without --root")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        msg = "PyTorch finds no GPU here. Try the list without one: --device cpu --size tiny."
+        raise SystemExit(msg)
+    start = perf_counter()
+    device = torch.device(options.device)
+    options.output.mkdir(parents=True, exist_ok=True)
+    # Tried with tiny sizes, an item takes a fraction of its time.
+    scale = 0.1 if options.size == "tiny" else 1.0
+    items = make_items(options)
+    path = record.result_path(options.output, f"gpu-{options.size}", device)
+    rows = [{**asdict(item), "status": "not reached"} for item in items]
+    summary = {"benchmark": "gpu", "finished": False, "minutes": options.minutes, **record.header(device)}
+    summary["items"] = rows
+    for item, row in zip(items, rows, strict=True):
+        record.write(path, summary)
+        left = options.minutes - (perf_counter() - start) / 60
+        if left < item.least * scale:
+            row["status"] = f"skipped: {max(0.0, left):.1f} minutes are left, and it needs {item.least * scale:.1f}"
+        else:
+            row["status"] = "running"
+            record.write(path, summary)
+            row.update(run_item(item, options, min(item.minutes, left)))
+        print(f"{item.name}: {row['status']}" + (f", {row['seconds']:.0f} s" if "seconds" in row else ""), flush=True)
+    summary["finished"] = True
+    record.write(path, summary)
+    rows_shown = [[str(row["name"]), f"{row.get('seconds', 0):.0f}", str(row["status"])] for row in rows]
+    record.show(f"gpu-{options.size}", ["item", "seconds", "status"], rows_shown, [f"Written to {path}"])
+    return int(any(str(row["status"]).startswith("failed") for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

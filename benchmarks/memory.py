@@ -1,0 +1,103 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Peak memory of a contender.
+
+On a GPU it is what PyTorch allocates beyond what was allocated before the call. On a CPU it is the growth of the
+resident memory during a call, of a process of its own: Linux restarts the peak (``VmHWM``) through
+``/proc/self/clear_refs``, and glibc is told to give every large block back at once, so that neither earlier calls nor
+the allocator's stock count. Resident memory also sees what oneDNN and OpenCV allocate beside PyTorch, which PyTorch's
+profiler does not.
+"""
+
+import ctypes
+import gc
+import importlib
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MIB = 2**20
+ON_GPU = "GPU memory allocated by PyTorch during a call, above what was allocated before it"
+ON_CPU = "growth of the resident memory during a call, in a process of its own"
+
+
+def peak_on_gpu(call: Callable[[], object]) -> float:
+    """Return the peak in MiB that a call adds to what is allocated."""
+    torch.cuda.synchronize()
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / MIB
+
+
+def peak_on_cpu(list_name: str, name: str, setting: Any, timeout: float) -> tuple[float | None, str]:  # noqa: ANN401
+    """Return the peak in MiB that a call adds to a process of its own, or nothing and why not.
+
+    Args:
+        list_name: Name of the list in ``contenders`` that has the contender.
+        name: The contender.
+        setting: What it is built for.
+        timeout: Seconds after which the process is ended.
+
+    Returns:
+        The peak and an empty text, or ``None`` and the reason.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None, "only Linux can restart the peak of the resident memory"
+    # Read by glibc when the server starts, from which the processes are forked.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["contenders"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(theirs, list_name, name, setting))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(timeout) else (None, f"not measured within {timeout:.0f} s")
+    except EOFError:
+        process.join()
+        return None, f"its process ended with exit code {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure(connection: Connection, list_name: str, name: str, setting: Any) -> None:  # noqa: ANN401
+    """Measure a contender and send the peak."""
+    try:
+        torch.set_num_threads(setting.threads)
+        contenders = getattr(importlib.import_module("contenders"), list_name)
+        contender = next(contender for contender in contenders if contender.name == name)
+        torch.manual_seed(0)
+        call = contender.build(setting).call
+        # What is made once, such as the primitives of oneDNN, is no need of every call.
+        call()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _resident("VmRSS")
+        call()
+        connection.send(((_resident("VmHWM") - before) / MIB, ""))
+    except Exception as error:  # noqa: BLE001
+        connection.send((None, f"{type(error).__name__}: {error}"))
+
+
+def _resident(field: str) -> int:
+    """Return a field of the process' status in bytes."""
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    if found is None:
+        msg = f"/proc/self/status has no {field}; the peak memory cannot be read on this system."
+        raise OSError(msg)
+    return 1024 * int(found[1])

@@ -1,0 +1,188 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What fewer network passes cost in accuracy and save in time: AUROC and AUPRO of ``num_inference_steps`` 20 to 1.
+
+    python benchmarks/passes.py --checkpoint model.ckpt                                        # demo surface
+    python benchmarks/passes.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
+
+The scores are the model's own, before the post-processor clips them with limits that were found with other passes.
+``--size tiny`` tries the script on a network that was not trained.
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
+from matplotlib.figure import Figure
+
+import record
+from anomalib_transfusion import DemoSurface, TransFusion
+from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
+from anomalib_transfusion.reporting.plots import COLOURS, DPI
+from contenders import NETWORKS
+
+STEPS = (20, 10, 5, 3, 2, 1)
+METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
+TINY_SURFACE = {"image_size": 64, "num_train_images": 2, "num_test_images": 4, "num_defect_images": 1}
+
+
+def load_model(options: argparse.Namespace) -> TransFusion:
+    """Read the checkpoint; without one, ``--size tiny`` stands for a network that was not trained."""
+    if options.checkpoint is not None:
+        return TransFusion.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    if options.size != "tiny":
+        msg = "--checkpoint is needed: the passes of an untrained network say nothing. --size tiny tries the script."
+        raise SystemExit(msg)
+    torch.manual_seed(0)
+    pre_processor = TransFusion.configure_pre_processor((64, 64))
+    return TransFusion(pre_processor=pre_processor, visualizer=False, **NETWORKS["tiny"]).eval()
+
+
+def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:
+    """Return the test images: a folder in MVTec AD's layout, or the demo surface."""
+    common: dict[str, Any] = {"category": options.category, "num_workers": 0, "eval_batch_size": options.batch}
+    if options.root is not None:
+        return MVTecAD(root=options.root, **common)
+    return DemoSurface(root=folder, **common, **(TINY_SURFACE if options.size == "tiny" else {}))
+
+
+def read_batches(model: TransFusion, data: AnomalibDataModule) -> list[ImageBatch]:
+    """Read all test images once, as the model's pre-processor gives them."""
+    data.prepare_data()
+    data.setup()
+    batches = []
+    for batch in data.test_dataloader():
+        model.pre_processor.on_test_batch_start(None, model, batch, 0)  # type: ignore[union-attr,arg-type]
+        batches.append(batch)
+    return batches
+
+
+def evaluate(
+    model: TransFusion,
+    batches: list[ImageBatch],
+    steps: int,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Run the reverse process with some number of passes on all images.
+
+    Returns:
+        The timesteps, the metrics and the images per second.
+    """
+    network = model.model
+    network.inference_timesteps = inference_timesteps(network.timesteps, steps, options.start)
+    metrics = {metric.name: metric.cpu() for metric in TransFusion.configure_evaluator().test_metrics}  # type: ignore[union-attr]
+    device = torch.device(options.device)
+    seconds, images = 0.0, 0
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+        network.predict(batches[0].image.to(device))
+        for batch in batches:
+            given = batch.image.to(device)
+            _synchronize(device)
+            start = perf_counter()
+            predictions, _ = network.predict(given)
+            _synchronize(device)
+            seconds += perf_counter() - start
+            images += len(batch.image)
+            result = ImageBatch(
+                image=batch.image,
+                gt_label=batch.gt_label,
+                gt_mask=batch.gt_mask,
+                pred_score=predictions.pred_score.float().cpu(),
+                anomaly_map=predictions.anomaly_map.float().cpu(),
+            )
+            for name in METRICS:
+                metrics[name].update(result)
+    return {
+        "num_inference_steps": steps,
+        "timesteps": network.inference_timesteps,
+        "passes": len(network.inference_timesteps),
+        **{name: float(metrics[name].compute()) for name in METRICS},
+        "images": images,
+        "images_per_second": images / seconds,
+    }
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Draw the metrics and the images per second over the number of passes."""
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    places = range(len(points))
+    for (name, label), colour, marker in zip(METRICS.items(), COLOURS, "osD", strict=False):
+        values = [100 * point[name] for point in points]
+        above.plot(places, values, marker=marker, color=colour, label=label, clip_on=False)
+    above.set_ylabel("%")
+    above.set_title(title)
+    above.legend(frameon=False)
+    below.bar(places, [point["images_per_second"] for point in points], width=0.5, color="#BBBBBB")
+    for place, point in enumerate(points):
+        number = f"{point['images_per_second']:.3g}"
+        below.annotate(number, (place, point["images_per_second"]), (0, 2), textcoords="offset points", ha="center")
+    below.margins(y=0.2)
+    below.set_ylabel("images per second")
+    below.set_xticks(places, [str(point["passes"]) for point in points])
+    below.set_xlabel("network passes")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
+    figure.savefig(path, dpi=DPI)
+
+
+def main() -> None:
+    """Measure, write and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
+    parser.add_argument("--category", default="brick")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="values of num_inference_steps")
+    parser.add_argument("--start", type=int, help="first timestep; the paper's by default")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", choices=("tiny", "full"), default="full")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no number of passes is begun after it")
+    parser.add_argument("--output", type=Path, default=record.RESULTS)
+    options = parser.parse_args()
+    begin, device = perf_counter(), torch.device(options.device)
+    model = load_model(options)
+    with TemporaryDirectory() as folder:
+        batches = read_batches(model, load_data(options, Path(folder)))
+    model.to(device)
+    name = f"passes-{options.category}" + ("" if options.precision == "fp32" else f"-{options.precision}")
+    path = record.result_path(options.output, name, device)
+    points: list[dict[str, Any]] = []
+    result = {"benchmark": name, "finished": False, **record.header(device), "precision": options.precision}
+    result |= {"checkpoint": str(options.checkpoint), "points": points}
+    record.write(path, result)
+    for steps in options.steps:
+        if steps > model.model.timesteps or (points and perf_counter() - begin > 60 * options.minutes):
+            print(f"num_inference_steps={steps} is left out: too many for the model, or no time was left.")
+            continue
+        points.append(evaluate(model, batches, steps, options))
+        record.write(path, result)
+    if not points:
+        msg = f"--steps {options.steps}: none is possible with {model.model.timesteps} timesteps; pass smaller ones."
+        raise SystemExit(msg)
+    result["finished"] = True
+    record.write(path, result)
+    rows = [
+        [str(point["passes"]), *(f"{point[name]:.4f}" for name in METRICS), f"{point['images_per_second']:.3g}"]
+        for point in points
+    ]
+    title = f"{options.category}, {options.precision}, {record.device_name(device)}"
+    record.show(title, ["passes", *METRICS.values(), "images/s"], rows, [f"Written to {path}"])
+    draw(points, title, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

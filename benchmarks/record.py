@@ -1,0 +1,136 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a benchmark leaves behind: a JSON file that is whole at any time, and a table."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import anomalib_transfusion
+from anomalib_transfusion.files import written_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "bench"
+PACKAGES = ("anomalib", "lightning", "kornia", "numpy", "opencv-python-headless", "torchvision")
+BF16_UNITS = ("amx_bf16", "avx512_bf16")
+
+# Dense bf16 peak of cards in FLOP/s as their makers state it, by a part of the card's name. The first match counts.
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989.4e12,
+    "H200": 989.4e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+
+
+def device_name(device: torch.device) -> str:
+    """Name the GPU or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpu_information(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _cpu_information() -> str:
+    """Return what Linux says about the processors; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text("utf-8") if path.is_file() else ""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Return the dense bf16 peak of a card, or nothing where it is not in the table."""
+    name = device_name(device)
+    return next((peak for part, peak in PEAKS.items() if part in name), None) if device.type == "cuda" else None
+
+
+def header(device: torch.device) -> dict[str, Any]:
+    """Describe when, where and with what a benchmark runs."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions["anomalib-transfusion"] = anomalib_transfusion.__version__
+    versions |= {name: _version(name) for name in PACKAGES}
+    words = _cpu_information().split()
+    return {
+        "device": {
+            "type": device.type,
+            "name": device_name(device),
+            "bf16_peak_flops": peak_flops(device),
+            "cpu_bf16_units": [unit for unit in BF16_UNITS if unit in words],
+        },
+        "threads": torch.get_num_threads(),
+        "tf32": {"convolution": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32},
+        "versions": versions,
+        **_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+        "date": now(),
+    }
+
+
+def _version(name: str) -> str:
+    """Return the version of a distribution; on a machine without network the package may run from its folder."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def now() -> str:
+    """Return the time as text."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _commit() -> dict[str, Any]:
+    """Return commit and state of the working tree; of a copy without git, what TRANSFUSION_COMMIT says."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "src"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": os.environ.get("TRANSFUSION_COMMIT"), "dirty": None}
+
+
+def result_path(folder: Path, name: str, device: torch.device) -> Path:
+    """Return where the result of a benchmark belongs."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+    return folder / f"{name}-{slug}.json"
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def show(title: str, columns: list[str], rows: list[list[str]], notes: list[str]) -> None:
+    """Print a table; the first column is words, the others are numbers."""
+    # Piped into a file there is no terminal whose width could cut the numbers.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)

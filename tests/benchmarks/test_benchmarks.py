@@ -1,0 +1,171 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The benchmarks run as a person starts them, at tiny size, and what they write is consistent."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paths import ROOT
+
+
+def run(script: str, folder: Path, *arguments: str, code: int = 0) -> str:
+    """Run a benchmark into a folder, and return what it prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--size", "tiny", "--device", "cpu"]
+    command += ["--output", str(folder), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def read(folder: Path, name: str) -> dict:
+    """Read the only result of a name."""
+    (path,) = folder.glob(f"{name}-*.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_header(result: dict):
+    assert result["device"]["type"] == "cpu"
+    assert result["device"]["name"]
+    assert result["threads"] == int(os.environ["OMP_NUM_THREADS"])
+    assert {"python", "torch", "anomalib", "anomalib-transfusion"} <= result["versions"].keys()
+    assert len(result["commit"] or "0" * 40) == 40
+    assert result["command"].startswith("python ")
+    assert result["date"].startswith("20")
+    assert result["finished"]
+
+
+def check_contenders(result: dict, measured: set[str]):
+    """The contenders were measured, and medians, ratios and shares fit the times of the rounds."""
+    rows = {row["name"]: row for row in result["contenders"]}
+    assert {name for name, row in rows.items() if row["status"] == "measured"} == measured
+    baseline = rows[result["baseline"]]
+    for name in measured:
+        row = rows[name]
+        seconds = row["seconds"]
+        assert len(seconds) == len(baseline["seconds"]) >= 2
+        assert min(seconds) > 0
+        assert row["median"] == pytest.approx(np.median(seconds))
+        assert row["quartiles"][0] <= row["median"] <= row["quartiles"][1]
+        assert row["units_per_second"] == pytest.approx(1 / row["median"])
+        assert row["ratio"] == pytest.approx(baseline["median"] / row["median"])
+        per_round = np.divide(baseline["seconds"], seconds)
+        assert row["ratio_quartiles"] == pytest.approx(np.percentile(per_round, (25, 75)))
+        assert row["first_call_seconds"] > 0
+    assert baseline["ratio"] == 1
+    for row in rows.values():
+        assert row["status"] == "measured" or row["reason"]
+
+
+def test_synthesis(tmp_path):
+    printed = run("synthesis.py", tmp_path, "--rounds", "3")
+    result = read(tmp_path, "synthesis-tiny")
+    check_header(result)
+    names = {"PerlinAnomalyGenerator", "anomalies", "whole samples", "plain path, whole samples"}
+    check_contenders(result, names)
+    assert all(name in printed for name in names)
+    assert {row["units_per_call"] for row in result["contenders"]} == {4}
+    if sys.platform == "linux":
+        # Four images of 64 x 64 pixels in 32 bits are 0.2 MiB.
+        assert all(0.2 < row["peak_memory_mib"] < 100 for row in result["contenders"])
+
+
+def test_training_step(tmp_path):
+    names = {"plain path", "default", "fp32, channels last"}
+    run("training_step.py", tmp_path, "--no-memory", "--rounds", "2", "--only", "default", "fp32, channels last*")
+    result = read(tmp_path, "training-step-tiny-batch2")
+    check_header(result)
+    check_contenders(result, names)
+    rows = {row["name"]: row for row in result["contenders"]}
+    assert "torch.compile" in rows["fp32, channels last, compiled"]["reason"]
+    # A sample is an image: the operations do not depend on who does them.
+    assert rows["plain path"]["flops"] == rows["default"]["flops"] > 0
+    for name in names:
+        assert rows[name]["flops_per_second"] == pytest.approx(rows[name]["flops"] / rows[name]["median"])
+        assert rows[name]["share_of_peak"] is None
+
+
+def test_inference(tmp_path):
+    run("inference.py", tmp_path, "--no-memory", "--rounds", "2", "--only", "default", "EfficientAd", "Patchcore")
+    result = read(tmp_path, "inference-tiny-batch2")
+    check_header(result)
+    check_contenders(result, {"plain path", "default", "Patchcore"})
+    assert result["setting"]["passes"] == result["setting"]["all_passes"] == 3
+    # Its network cannot take so small an image: what fails is left out, and says why.
+    failed = next(row for row in result["contenders"] if row["name"] == "EfficientAd")
+    assert "Kernel size" in failed["reason"]
+
+
+@pytest.mark.slow
+def test_time_that_is_over_leaves_out_what_is_not_built(tmp_path):
+    run("inference.py", tmp_path, "--minutes", "0", "--rounds", "5")
+    result = read(tmp_path, "inference-tiny-batch2")
+    measured = {row["name"]: row for row in result["contenders"] if row["status"] == "measured"}
+    assert measured.keys() == {"plain path"}
+    assert len(measured["plain path"]["seconds"]) == 1
+    reasons = {row["reason"] for row in result["contenders"] if row["name"] not in measured}
+    assert reasons == {"no time was left for it", "torch.compile is switched off"}
+
+
+@pytest.mark.slow
+def test_larger_and_larger_batches(tmp_path):
+    run("inference.py", tmp_path, "--scaling", "--largest-batch", "4")
+    points = read(tmp_path, "inference-scaling-tiny")["points"]
+    assert [point["batch"] for point in points if point["name"] == "default"] == [1, 2, 4]
+    assert all(point["units_per_second"] > 0 for point in points)
+
+
+def test_passes(tmp_path):
+    printed = run("passes.py", tmp_path, "--steps", "20", "3", "1")
+    result = read(tmp_path, "passes-brick")
+    check_header(result)
+    assert "num_inference_steps=20 is left out" in printed
+    assert [point["timesteps"] for point in result["points"]] == [[3, 2, 1], [3]]
+    for point in result["points"]:
+        assert point["images"] == 9
+        assert all(0 <= point[name] <= 1 for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
+        assert point["images_per_second"] > 0
+    (picture,) = tmp_path.glob("passes-brick-*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_passes_need_a_checkpoint(tmp_path):
+    printed = run("passes.py", tmp_path, "--size", "full", code=1)
+    assert "--checkpoint is needed" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_gpu_list_without_time_runs_nothing(tmp_path):
+    printed = run("gpu.py", tmp_path, "--minutes", "0.0")
+    result = read(tmp_path, "gpu-tiny")
+    check_header(result)
+    assert [item["status"].split(":")[0] for item in result["items"]] == ["skipped"] * 7
+    assert printed.count("skipped: 0.0 minutes are left") >= 7
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_gpu_list_keeps_to_its_time(tmp_path):
+    run("gpu.py", tmp_path, "--minutes", "0.25")
+    result = read(tmp_path, "gpu-tiny")
+    first, *rest = result["items"]
+    assert first["status"] in {"done", "cut off"}
+    assert first["seconds"] < 20
+    assert (tmp_path / first["log"]).is_file()
+    assert rest[-1]["status"].startswith("skipped")
+
+
+def test_gpu_list_without_a_gpu_says_so(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    printed = run("gpu.py", tmp_path, "--device", "cuda", code=1)
+    assert "PyTorch finds no GPU here" in printed
