@@ -115,8 +115,8 @@ def main() -> None:
         table[f"change of {metric}"] = table[metric] - own[metric]
     text = (
         f"# What exporting costs\n\n{len(images)} images of the demo data ({arguments.category}), on "
-        f"{platform.machine()}; torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, openvino {version('openvino')}, "
-        f"nncf {version('nncf')}, anomalib {version('anomalib')}.\n\n"
+        f"{platform.machine()}; torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, "
+        f"openvino {version('openvino')}, nncf {version('nncf')}, anomalib {version('anomalib')}.\n\n"
         f"    python benchmarks/exported.py CHECKPOINT_OF_MAKE_DEMO\n\n"
         f"{table.drop(columns='maps').to_markdown(floatfmt='.4g')}\n"
     )
