@@ -269,13 +269,15 @@ class Comparison:
                 rows.append([row["name"], row["status"]])
                 continue
             low, high = (1000 * value for value in row["quartiles"])
-            ratio = [f"{row['ratio']:.2f}", "-".join(f"{value:.2f}" for value in row["ratio_quartiles"])]
+            ratio = ["", ""]
+            if "ratio" in row:
+                ratio = [f"{row['ratio']:.2f}", "-".join(f"{value:.2f}" for value in row["ratio_quartiles"])]
             rate, share, peak = (row.get(name) for name in ("flops_per_second", "share_of_peak", "peak_memory_mib"))
             rows.append([
                 row["name"],
                 f"{1000 * row['median']:.4g}",
                 f"{low:.4g}-{high:.4g}",
-                *(ratio if "ratio" in row else ["", ""]),
+                *ratio,
                 "" if peak is None else f"{peak:.1f}",
                 f"{row['first_call_seconds']:.2f}",
                 "" if rate is None else f"{rate / 1e12:.3g}",

@@ -40,7 +40,8 @@ def autocast_network(precision: Precision, device: torch.device) -> AbstractCont
         precision: ``auto`` for bfloat16 where the device prefers it, or ``single`` or ``bfloat16``.
         device: Device of the images.
     """
-    if torch.is_autocast_enabled(device.type) or _is_exporting():
+    # The meta device, on which only shapes are computed, has no autocast.
+    if _is_exporting() or not torch.amp.is_autocast_available(device.type) or torch.is_autocast_enabled(device.type):
         return nullcontext()
     if precision == "single" or (precision == "auto" and not prefers_bfloat16(device)):
         return nullcontext()
