@@ -69,10 +69,15 @@ def plain_network(
             x = level.upsample(x)
     head = network.mask_head
     return Prediction(
-        anomaly=network.anomaly_head(_swish(network.output_norm(x))),
+        anomaly=network.anomaly_head(_swish(_normalised(network.output_norm, x))),
         normal=network.normal_head(x),
         mask_logits=head.conv(_swish(head.norm(x))),
     )
+
+
+def _normalised(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+    """Normalise groups of channels by PyTorch's function, with our weights."""
+    return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 def _swish(x: torch.Tensor) -> torch.Tensor:
@@ -93,9 +98,9 @@ def _unet_block(block: UNetBlock, x: torch.Tensor, time: torch.Tensor) -> torch.
 
 
 def _residual(block: ResidualBlock, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    h = block.conv_1(_swish(block.norm_1(x)))
+    h = block.conv_1(_swish(_normalised(block.norm_1, x)))
     h = h + block.time_projection(time).view(h.shape[0], -1, 1, 1)
-    return block.conv_2(_swish(block.norm_2(h))) + block.shortcut(x)
+    return block.conv_2(_swish(_normalised(block.norm_2, h))) + block.shortcut(x)
 
 
 def _attention(block: AttentionBlock, x: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,7 @@ class AttentionBlock(nn.Module):
         query, key, value = self.projection(tokens).unsqueeze(1).chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         tokens = self.output(attended) + tokens
-        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        return tokens.transpose(1, 2).reshape(x.shape)
 
 
 class UNetBlock(nn.Module):
