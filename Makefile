@@ -8,7 +8,7 @@ SIZE ?= small
 MINUTES ?= 25
 GPU_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test test-slow bench bench-gpu lint clean
+.PHONY: demo test test-slow test-versions bench bench-gpu lint clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -29,6 +29,16 @@ lint: $(READY)
 test: lint  ## the whole fast test suite
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
 
+# The lower bounds of pyproject.toml, as anomalib==2.7 torch==2.10.
+OLDEST = $(shell sed -nE 's/^ *"(anomalib|torch)>=([0-9.]+).*/\1==\2/p' pyproject.toml)
+
+test-versions: $(READY)  ## the fast tests with the oldest and with the newest anomalib and torch that are admitted
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable '.[test]' $(OLDEST)
+	.venv-oldest/bin/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pip install --quiet --upgrade anomalib torch torchvision --editable '.[test]'
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
+
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
@@ -41,4 +51,4 @@ bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that nee
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(ARGUMENTS)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache

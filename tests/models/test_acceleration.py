@@ -1,0 +1,107 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Precision and compilation of the network."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from anomalib.engine import Engine
+
+from anomalib_transfusion.models.transfusion.acceleration import prefers_bfloat16
+from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+
+SMALL = {"timesteps": 4, "base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
+IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+def build(**parameters):
+    torch.manual_seed(0)
+    return TransFusionModel(**{**SMALL, **parameters}).eval()
+
+
+def dtypes_in(model):
+    """Return the types that the network's convolutions compute in, recorded while the model predicts."""
+    seen = set()
+    for module in model.network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
+    result = model(IMAGES)
+    return seen, result
+
+
+def test_bfloat16_is_in_the_network_alone():
+    seen, result = dtypes_in(build(precision="bfloat16"))
+    assert seen == {torch.bfloat16}
+    assert result.anomaly_map.dtype == result.pred_score.dtype == torch.float32
+    wanted = build(precision="single")(IMAGES)
+    # Eight bits of mantissa: close, and not the same.
+    assert 0 < (result.anomaly_map - wanted.anomaly_map).abs().max() < 0.02
+
+
+def test_single_and_auto():
+    assert dtypes_in(build(precision="single"))[0] == {torch.float32}
+    fast = prefers_bfloat16(torch.device("cpu"))
+    assert dtypes_in(build())[0] == {torch.bfloat16 if fast else torch.float32}
+
+
+def test_training_in_bfloat16_has_losses_and_weights_in_single_precision():
+    model = build(precision="bfloat16").train()
+    prediction = model(IMAGES, torch.zeros(2, 1, 16, 24), torch.tensor([1, 3]))
+    assert {head.dtype for head in prediction} == {torch.float32}
+    sum(head.square().mean() for head in prediction).backward()
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_precision_of_the_trainer_is_kept(tiny, surface, tmp_path):
+    """What the user gives the trainer is the whole answer, 32 bits included; otherwise the model's parameter counts."""
+
+    def convolution(**trainer):
+        model = tiny(precision="bfloat16")
+        seen = []
+        model.model.network.input_projection.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
+        settings = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+        Engine(default_root_dir=tmp_path, **settings, **trainer).test(model, datamodule=surface)
+        return set(seen)
+
+    assert convolution() == {torch.bfloat16}
+    assert convolution(precision="32-true") == {torch.float32}
+    assert convolution(precision=32) == {torch.float32}
+
+
+def test_unknown_precision_is_named():
+    with pytest.raises(ValueError, match="precision='half' is unknown; choose one of auto, single, bfloat16"):
+        build(precision="half")
+
+
+def test_compiled_network_predicts_the_same_and_keeps_its_names(tmp_path):
+    model, plain = build(compile=True, precision="single"), build(precision="single")
+    model.load_state_dict(plain.state_dict())
+    assert model.network._compiled_call_impl is not None
+    wanted = plain(IMAGES).anomaly_map
+    torch.testing.assert_close(model(IMAGES).anomaly_map, wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(copy.deepcopy(model)(IMAGES).anomaly_map, wanted, rtol=0, atol=1e-4)
+    torch.save(model, tmp_path / "model.pt")
+    read = torch.load(tmp_path / "model.pt", weights_only=False)
+    torch.testing.assert_close(read(IMAGES).anomaly_map, wanted, rtol=0, atol=1e-4)
+
+
+def test_without_a_compiler_it_warns_and_goes_on(tmp_path):
+    """In a process that finds no C++ compiler, and no results of earlier compilations."""
+    code = f"""
+import torch, warnings
+from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model = TransFusionModel(**{SMALL!r}, compile=True).eval()
+    score = model(torch.rand(1, 3, 16, 16)).pred_score
+said = [str(warning.message) for warning in caught if "cannot be compiled here" in str(warning.message)]
+assert len(said) == 1 and "runs as it is" in said[0], caught
+assert torch.isfinite(score).all()
+"""
+    environment = {"PATH": str(tmp_path), "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
