@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from anomalib.data import AnomalibDataset, PredictDataset
+from anomalib.data import AnomalibDataset
+from anomalib.data.predict import PredictDataset  # anomalib.data has it late, and may be half imported here
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image

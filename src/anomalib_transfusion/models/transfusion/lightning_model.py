@@ -24,7 +24,6 @@ from anomalib_transfusion.visualization import ResultSheet
 
 from .acceleration import Precision
 from .checkpoint import import_official, infer_architecture, read_official
-from .checkpoint_io import WholeCheckpointIO, use_whole_checkpoints
 from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
 from .export import LoopExport
@@ -280,6 +279,8 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         except Exception:
             # Where the file itself is the problem, this says so, with its name.
             if isinstance(checkpoint_path, str | Path):
+                from .checkpoint_io import WholeCheckpointIO
+
                 WholeCheckpointIO().load_checkpoint(checkpoint_path, "cpu", kwargs.get("weights_only"))
             raise
 
@@ -311,6 +312,9 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
 
         Here too, the trainer is told to write checkpoints that neither a full disk nor a killed process destroys.
         """
+        # Here and not above: it needs all of anomalib.data, which is half imported while anomalib loads its plugins.
+        from .checkpoint_io import use_whole_checkpoints
+
         # A precision that the user chose for the trainer is the whole answer.
         self.model.precision = "single" if typed_by_user("precision") else self._precision
         configured = super().configure_callbacks()
