@@ -42,7 +42,7 @@ test-versions: $(READY)  ## the fast tests with the oldest and with the newest a
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-bench: $(READY)  ## times, memory and ratios on this machine, into results/bench (about ten minutes on two CPU cores)
+bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 	$(BIN)/python benchmarks/synthesis.py --size $(SIZE)
 	$(BIN)/python benchmarks/training_step.py --size $(SIZE)
 	$(BIN)/python benchmarks/inference.py --size $(SIZE)
