@@ -6,7 +6,6 @@
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_transfusion import TransFusion
+from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
 from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank
@@ -87,16 +87,16 @@ def _images(setting: Setting, batch: int | None = None) -> torch.Tensor:
     return torch.rand(batch or setting.batch, 3, setting.image_size, setting.image_size, device=setting.device)
 
 
-def _transfusion(setting: Setting) -> TransFusion:
+def _transfusion(setting: Setting, precision: Precision = "auto") -> TransFusion:
     size = (setting.image_size, setting.image_size)
-    pre_processor = TransFusion.configure_pre_processor(size)
-    model = TransFusion(pre_processor=pre_processor, visualizer=False, dtd_dir=setting.textures, **setting.network)
+    model = TransFusion(
+        pre_processor=TransFusion.configure_pre_processor(size),
+        visualizer=False,
+        dtd_dir=setting.textures,
+        precision=precision,
+        **setting.network,
+    )
     return model.to(setting.device)
-
-
-def _autocast(setting: Setting, precision: str | None) -> AbstractContextManager:
-    """Return the context for ``fp32`` or ``bf16``."""
-    return torch.autocast(setting.device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def _compile(setting: Setting, network: nn.Module) -> None:
@@ -166,12 +166,12 @@ def _anomalib_perlin(setting: Setting) -> Built:
 
 def _our_training(
     setting: Setting,
-    precision: str | None = None,
+    precision: Precision = "auto",
     channels_last: bool = False,
     compiled: bool = False,
 ) -> Built:
-    """Train as ``TransFusion.training_step`` and its optimiser do; ``None`` leaves the precision as it is."""
-    lightning = _transfusion(setting)
+    """Train as ``TransFusion.training_step`` and its optimiser do."""
+    lightning = _transfusion(setting, precision)
     model, images = lightning.model.train(), _images(setting)
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -182,9 +182,8 @@ def _our_training(
     def step() -> None:
         sample = lightning.sampler(images, model.beta)
         beta, next_beta = (model.beta[sample.timestep - back].view(-1, 1, 1, 1) for back in (0, 1))
-        with _autocast(setting, precision):
-            prediction = model(sample.x_t, sample.previous_mask, sample.timestep)
-            terms = lightning.loss(prediction, sample.target, sample.x_t, beta, next_beta)
+        prediction = model(sample.x_t, sample.previous_mask, sample.timestep)
+        terms = lightning.loss(prediction, sample.target, sample.x_t, beta, next_beta)
         optimizer.zero_grad()
         terms.total.backward()
         optimizer.step()
@@ -214,12 +213,12 @@ def _plain_training(setting: Setting) -> Built:
 
 def _our_inference(
     setting: Setting,
-    precision: str | None = None,
+    precision: Precision = "auto",
     channels_last: bool = False,
     compiled: bool = False,
 ) -> Built:
     """Run the reverse process on a batch."""
-    model, images = _transfusion(setting).model.eval(), _images(setting)
+    model, images = _transfusion(setting, precision).model.eval(), _images(setting)
     share = _shorten(setting, model)
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -229,8 +228,7 @@ def _our_inference(
 
     @torch.no_grad()
     def predict() -> None:
-        with _autocast(setting, precision):
-            model(images)
+        model(images)
 
     return Built(predict, setting.batch * share)
 
@@ -277,6 +275,21 @@ def _patchcore(setting: Setting) -> nn.Module:
     return model
 
 
+def _variants(build: Callable[..., Built], flops: Callable[[Setting], float]) -> list[Contender]:
+    """List the precisions, memory formats and compilation of one way to do the work."""
+    return [
+        Contender(
+            f"{name}, {memory_format}{', compiled' if compiled else ''}",
+            partial(build, precision=precision, channels_last=memory_format == "channels last", compiled=compiled),
+            flops,
+            compiled=compiled,
+        )
+        for compiled in (False, True)
+        for name, precision in (("bf16", "bfloat16"), ("fp32", "single"))
+        for memory_format in ("channels last", "NCHW")
+    ]
+
+
 # The lists: most important first, which matters where the time is short.
 
 SYNTHESIS = [
@@ -290,43 +303,13 @@ TRAINING = [
     Contender("plain path", _plain_training, _flops_of_training),
     Contender("default", _our_training, _flops_of_training),
     Contender("synthesis alone", partial(_our_sampler, per=1)),
-    *(
-        Contender(
-            f"{precision}, {memory_format}{', compiled' if compiled else ''}",
-            partial(
-                _our_training,
-                precision=precision,
-                channels_last=memory_format == "channels last",
-                compiled=compiled,
-            ),
-            _flops_of_training,
-            compiled=compiled,
-        )
-        for compiled in (False, True)
-        for precision in ("bf16", "fp32")
-        for memory_format in ("channels last", "NCHW")
-    ),
+    *_variants(_our_training, _flops_of_training),
 ]
 
 INFERENCE = [
     Contender("plain path", _plain_inference, _flops_of_inference),
     Contender("default", _our_inference, _flops_of_inference),
-    *(
-        Contender(
-            f"{precision}, {memory_format}{', compiled' if compiled else ''}",
-            partial(
-                _our_inference,
-                precision=precision,
-                channels_last=memory_format == "channels last",
-                compiled=compiled,
-            ),
-            _flops_of_inference,
-            compiled=compiled,
-        )
-        for compiled in (False, True)
-        for precision in ("bf16", "fp32")
-        for memory_format in ("channels last", "NCHW")
-    ),
+    *_variants(_our_inference, _flops_of_inference),
     Contender("Draem", partial(_anomalib_model, make=_draem)),
     Contender("EfficientAd", partial(_anomalib_model, make=_efficient_ad)),
     Contender("Patchcore", partial(_anomalib_model, make=_patchcore)),

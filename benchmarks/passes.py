@@ -22,10 +22,12 @@ from matplotlib.figure import Figure
 
 import record
 from anomalib_transfusion import DemoSurface, TransFusion
+from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.reporting.plots import COLOURS, DPI
 from contenders import NETWORKS
 
+PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}
 STEPS = (20, 10, 5, 3, 2, 1)
 METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
 TINY_SURFACE = {"image_size": 64, "num_train_images": 2, "num_test_images": 4, "num_defect_images": 1}
@@ -78,7 +80,8 @@ def evaluate(
     metrics = {metric.name: metric.cpu() for metric in TransFusion.configure_evaluator().test_metrics}  # type: ignore[union-attr]
     device = torch.device(options.device)
     seconds, images = 0.0, 0
-    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+    network.precision = PRECISIONS[options.precision]
+    with torch.no_grad():
         network.predict(batches[0].image.to(device))
         for batch in batches:
             given = batch.image.to(device)
@@ -146,7 +149,7 @@ def main() -> None:
     parser.add_argument("--category", default="brick")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="values of num_inference_steps")
     parser.add_argument("--start", type=int, help="first timestep; the paper's by default")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")

@@ -86,13 +86,11 @@ def _overview(tables: dict[tuple[str, str], CategoryTable], frame: pd.DataFrame,
             columns[f"Average {METRICS[metric]}"] = {**average}
     summary = pd.DataFrame(columns, index=list(frame["model"].unique())).rename_axis("model")
     summary.to_csv(output / "summary.csv")
-    rows = []
-    for model in summary.index:
-        cells = []
-        for column in summary:
-            values = [None if pd.isna(value) else float(value) for value in summary[column]]
-            cells.append(bold_best([percent(value) for value in values], values)[summary.index.get_loc(model)])
-        rows.append([str(model), *cells])
+    shown = []
+    for column in summary:
+        values = [None if pd.isna(value) else float(value) for value in summary[column]]
+        shown.append(bold_best([percent(value) for value in values], values))
+    rows = [list(row) for row in zip(map(str, summary.index), *shown, strict=True)]
     text = markdown(["", *summary.columns], rows)
     return (
         f"{text}\n\nMeans over categories, as in the last rows of the tables below; here the best of a column is bold."
