@@ -316,14 +316,15 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         from .checkpoint_io import use_whole_checkpoints
 
         # A precision that the user chose for the trainer is the whole answer.
-        self.model.precision = "single" if typed_by_user("precision") else self._precision
+        typed = typed_by_user()
+        self.model.precision = "single" if "precision" in typed else self._precision
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
         callbacks.append(ImageFiles())
         trainer = self.trainer
         use_whole_checkpoints(trainer)
         untouched = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1
-        if trainer.training and untouched and not typed_by_user("check_val_every_n_epoch", "val_check_interval"):
+        if trainer.training and untouched and typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):
             callbacks.append(RareValidation(len(self.model.inference_timesteps)))
             # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
             trainer.check_val_every_n_epoch = 2

@@ -122,15 +122,15 @@ def _num_images(dataloaders: Any) -> int:  # noqa: ANN401
     return max(1, sum(len(loader.dataset) for loader in loaders))
 
 
-def typed_by_user(*names: str) -> bool:
-    """Tell whether one of some trainer arguments was given by the user, in code or on anomalib's command line.
+def typed_by_user() -> set[str]:
+    """Tell which of the trainer arguments in ``NEVER_TYPED`` the user gave, in code or on anomalib's command line.
 
     Lightning's trainer does not remember which of its arguments were given, and anomalib's command line passes them
     all. So the callers are asked: the engine has what it was called with, and the command line parses what was typed
     a second time, with defaults that nobody types.
 
-    Args:
-        names: Names of arguments of Lightning's ``Trainer``, out of ``NEVER_TYPED``.
+    Returns:
+        Their names.
     """
     from anomalib.cli.cli import AnomalibCLI
     from anomalib.cli.pipelines import pipeline_subcommands
@@ -144,21 +144,20 @@ def typed_by_user(*names: str) -> bool:
             if owner.subcommand in pipeline_subcommands():
                 # A pipeline makes engines of its own: what they got is what was given.
                 break
-            return _typed_on_command_line(owner, frame.f_locals["args"], names)
+            return _typed_on_command_line(owner, frame.f_locals["args"])
         if isinstance(owner, Engine):
             given |= set(owner._cache.args)  # noqa: SLF001
         frame = frame.f_back
-    return not given.isdisjoint(names)
+    return given & NEVER_TYPED.keys()
 
 
-def _typed_on_command_line(cli: Any, args: Any, names: tuple[str, ...]) -> bool:  # noqa: ANN401
-    """Parse the command line with other defaults, and tell whether an argument kept its value."""
+def _typed_on_command_line(cli: Any, args: Any) -> set[str]:  # noqa: ANN401
+    """Parse the command line with other defaults, and tell which arguments did not keep them."""
     parser = cli.subcommand_parsers[cli.subcommand]
-    never_typed = {f"trainer.{name}": NEVER_TYPED[name] for name in names}
-    defaults = {key: parser.get_default(key) for key in never_typed}
-    parser.set_defaults(never_typed)
+    defaults = {f"trainer.{name}": parser.get_default(f"trainer.{name}") for name in NEVER_TYPED}
+    parser.set_defaults({f"trainer.{name}": value for name, value in NEVER_TYPED.items()})
     try:
         parsed = cli.parser.parse_args(args=args)
     finally:
         parser.set_defaults(defaults)
-    return any(parsed[f"{cli.subcommand}.{key}"] != value for key, value in never_typed.items())
+    return {name for name, value in NEVER_TYPED.items() if parsed[f"{cli.subcommand}.trainer.{name}"] != value}
