@@ -87,13 +87,14 @@ def _images(setting: Setting, batch: int | None = None) -> torch.Tensor:
     return torch.rand(batch or setting.batch, 3, setting.image_size, setting.image_size, device=setting.device)
 
 
-def _transfusion(setting: Setting, precision: Precision = "auto") -> TransFusion:
+def _transfusion(setting: Setting, precision: Precision = "auto", channels_last: bool = True) -> TransFusion:
     size = (setting.image_size, setting.image_size)
     model = TransFusion(
         pre_processor=TransFusion.configure_pre_processor(size),
         visualizer=False,
         dtd_dir=setting.textures,
         precision=precision,
+        channels_last=channels_last,
         **setting.network,
     )
     return model.to(setting.device)
@@ -167,14 +168,12 @@ def _anomalib_perlin(setting: Setting) -> Built:
 def _our_training(
     setting: Setting,
     precision: Precision = "auto",
-    channels_last: bool = False,
+    channels_last: bool = True,
     compiled: bool = False,
 ) -> Built:
     """Train as ``TransFusion.training_step`` and its optimiser do."""
-    lightning = _transfusion(setting, precision)
+    lightning = _transfusion(setting, precision, channels_last)
     model, images = lightning.model.train(), _images(setting)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
     if compiled:
         _compile(setting, model.network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lightning.learning_rate)
@@ -214,15 +213,12 @@ def _plain_training(setting: Setting) -> Built:
 def _our_inference(
     setting: Setting,
     precision: Precision = "auto",
-    channels_last: bool = False,
+    channels_last: bool = True,
     compiled: bool = False,
 ) -> Built:
     """Run the reverse process on a batch."""
-    model, images = _transfusion(setting, precision).model.eval(), _images(setting)
+    model, images = _transfusion(setting, precision, channels_last).model.eval(), _images(setting)
     share = _shorten(setting, model)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
     if compiled:
         _compile(setting, model.network)
 

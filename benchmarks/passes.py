@@ -26,6 +26,7 @@ from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.reporting.plots import COLOURS, DPI
 from contenders import NETWORKS
+from defects import read_batches
 
 PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}
 STEPS = (20, 10, 5, 3, 2, 1)
@@ -51,17 +52,6 @@ def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:
     if options.root is not None:
         return MVTecAD(root=options.root, **common)
     return DemoSurface(root=folder, **common, **(TINY_SURFACE if options.size == "tiny" else {}))
-
-
-def read_batches(model: TransFusion, data: AnomalibDataModule) -> list[ImageBatch]:
-    """Read all test images once, as the model's pre-processor gives them."""
-    data.prepare_data()
-    data.setup()
-    batches = []
-    for batch in data.test_dataloader():
-        model.pre_processor.on_test_batch_start(None, model, batch, 0)  # type: ignore[union-attr,arg-type]
-        batches.append(batch)
-    return batches
 
 
 def evaluate(

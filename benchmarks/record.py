@@ -116,6 +116,11 @@ def result_path(folder: Path, name: str, device: torch.device) -> Path:
     return folder / f"{name}-{slug}.json"
 
 
+def read(path: Path) -> dict[str, Any] | None:
+    """Read a result that was written before, if there is one."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write a result, whole or not at all."""
     with written_whole(path) as partial:

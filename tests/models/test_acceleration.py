@@ -13,8 +13,10 @@ from anomalib.engine import Engine
 
 from anomalib_transfusion.models.transfusion.acceleration import prefers_bfloat16
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+from anomalib_transfusion.models.transfusion.unet import ResidualBlock
 
 SMALL = {"timesteps": 4, "base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
+FORMATS = ("channels_last", "contiguous_format")
 IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
 
@@ -75,6 +77,43 @@ def test_precision_of_the_trainer_is_kept(tiny, surface, tmp_path):
 def test_unknown_precision_is_named():
     with pytest.raises(ValueError, match="precision='half' is unknown; choose one of auto, single, bfloat16"):
         build(precision="half")
+
+
+def formats_in(model):
+    """Return the memory formats of the residual blocks' outputs, from the first, recorded while the model predicts."""
+    seen = []
+
+    def note(_module, _inputs, output):
+        seen.append(next(name for name in FORMATS if output.is_contiguous(memory_format=getattr(torch, name))))
+
+    for module in model.network.modules():
+        if isinstance(module, ResidualBlock):
+            module.register_forward_hook(note)
+    return seen, model(IMAGES)
+
+
+def test_memory_format_is_channels_last_unless_switched_off(tmp_path):
+    seen, fast = formats_in(build(precision="single"))
+    assert set(seen) == {"channels_last"}
+    # Only the first, since attention, whose tokens are rows of channels, hands on channels-last memory by itself.
+    seen, plain = formats_in(build(precision="single", channels_last=False))
+    assert seen[0] == "contiguous_format"
+    torch.testing.assert_close(fast.anomaly_map, plain.anomaly_map, rtol=0, atol=1e-5)
+    # It is no property of the weights: a checkpoint of one is a checkpoint of the other.
+    torch.save(build().state_dict(), tmp_path / "state.pt")
+    other = build(channels_last=False)
+    other.load_state_dict(torch.load(tmp_path / "state.pt"))
+    assert formats_in(other)[0][0] == "contiguous_format"
+
+
+def test_training_takes_the_same_gradients_in_either_memory_format():
+    gradients = []
+    for channels_last in (True, False):
+        model = build(precision="single", channels_last=channels_last).train()
+        prediction = model(IMAGES, torch.zeros(2, 1, 16, 24), torch.tensor([1, 3]))
+        sum(head.square().mean() for head in prediction).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_compiled_network_predicts_the_same_and_keeps_its_names(tmp_path):

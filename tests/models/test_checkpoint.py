@@ -57,6 +57,7 @@ def test_both_ways_and_both_formats(state, official, tmp_path):
         exported = export_official(TransFusion.from_official_checkpoint(path).model.network)
         assert set(exported) == set(state)
         assert all(torch.equal(exported[key], state[key]) for key in state)
+        save_file(exported, tmp_path / "again.safetensors")
 
 
 def test_full_size_both_ways(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -141,6 +142,29 @@ def test_learning_rate_falls_in_steps_where_steps_limit_the_training(tiny, surfa
     recorder, _ = fit(tiny(), surface, tmp_path, max_steps=6, max_epochs=-1)
     assert recorder.rates == pytest.approx([1e-3] * 3 + [1e-4] * 3)
     assert recorder.validated == [1]
+
+
+def test_learning_rate_falls_by_the_clock_where_time_limits_the_training(tiny, surface, tmp_path):
+    class Clock(Recorder):
+        """Notes the seconds that have passed at each step as well."""
+
+        def __init__(self):
+            super().__init__()
+            self.seconds = []
+
+        def on_train_batch_start(self, trainer, *arguments):
+            """Note seconds and rate."""
+            [timer] = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+            self.seconds.append(timer.time_elapsed())
+            super().on_train_batch_start(trainer, *arguments)
+
+    limits = {"max_time": {"seconds": 2}, "max_epochs": -1, "limit_val_batches": 0}
+    clock, _ = fit(tiny(full_rate_share=0.5), surface, tmp_path, Clock(), **limits)
+    full = clock.rates.count(pytest.approx(1e-3))
+    assert 0 < full < len(clock.rates)
+    assert clock.rates == pytest.approx([1e-3] * full + [1e-4] * (len(clock.rates) - full))
+    # The rate of a step is chosen at the end of the step before.
+    assert clock.seconds[full - 2] < 1 <= clock.seconds[full]
 
 
 def test_optimizer_of_the_paper(tiny, surface, tmp_path):

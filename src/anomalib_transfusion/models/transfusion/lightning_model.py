@@ -28,6 +28,7 @@ from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
 from .export import LoopExport
 from .image_files import ImageFiles
+from .learning_rate import drop_rate
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
 from .parameters import check_arguments
@@ -107,6 +108,8 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         precision (str): Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16
             where the device is several times faster with it and the trainer was given no precision.
             Defaults to ``"auto"``.
+        channels_last (bool): Whether the network computes in channels-last memory, where convolutions are faster.
+            Defaults to ``True``.
         compile (bool): Whether the network is compiled by ``torch.compile`` at its first call.
             Defaults to ``False``.
         learning_rate (float): Learning rate of AdamW.
@@ -170,6 +173,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         foreground: Path | str = "none",
         rotation_probability: float = 0.3,
         precision: Precision = "auto",
+        channels_last: bool = True,
         compile: bool = False,  # noqa: A002
         learning_rate: float = 1e-5,
         weight_decay: float = 0.01,
@@ -217,6 +221,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             discriminative_weight=discriminative_weight,
             filter_size=filter_size,
             precision=precision,
+            channels_last=channels_last,
             compile=compile,
         )
         self.loss = TransFusionLoss(
@@ -457,19 +462,10 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Configure AdamW, and the drop of its rate after 800 of 1500 epochs, scaled to the trainer's length.
-
-        Where only time limits the training, its length is unknown and the rate stays as it is.
-        """
+        """Configure AdamW, and the drop of its rate after 800 of 1500 epochs, scaled to the trainer's length."""
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        if self.trainer.max_steps > 0:
-            length, interval = self.trainer.max_steps, "step"
-        else:
-            length, interval = self.trainer.max_epochs or -1, "epoch"
-        # The published drop at epoch 800 of 1500 stays exact: 800 is rounded back from 800 / 1500 * 1500.
-        drop = round(self.full_rate_share * length) if length > 0 else float("inf")
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda time: 1.0 if time < drop else self.rate_decay)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+        scheduler = drop_rate(optimizer, self.trainer, self.full_rate_share, self.rate_decay)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

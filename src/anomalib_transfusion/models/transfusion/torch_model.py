@@ -93,6 +93,7 @@ class TransFusionModel(nn.Module):
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
         precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
             is several times faster with it. Weights, losses and the reverse process stay in single precision.
+        channels_last: Whether the network computes in channels-last memory, where convolutions are faster.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
 
     Raises:
@@ -119,6 +120,7 @@ class TransFusionModel(nn.Module):
         discriminative_weight: float = 0.95,
         filter_size: int = 7,
         precision: Precision = "auto",
+        channels_last: bool = True,
         compile: bool = False,  # noqa: A002
     ) -> None:
         check_arguments(TransFusionModel.__init__, locals())
@@ -143,6 +145,9 @@ class TransFusionModel(nn.Module):
         self.discriminative_weight = discriminative_weight
         self.filter_size = filter_size
         self.precision: Precision = precision
+        if channels_last:
+            # Convolutions follow the format of their weights, whatever that of the images.
+            self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile()
         self._tiler: Tiler | None = None
@@ -262,6 +267,8 @@ class TransFusionModel(nn.Module):
                         callback(ReverseStep(t, next_t, x_t, step.mask, anomaly, step.normal, step.x_next))
                     x_t, mask = step.x_next, step.mask
                     mask_sum = mask_sum + mask
+                    # Not kept through the next pass of the network, where memory peaks.
+                    del step
         if self.mask_aggregation == "last":
             return ReverseProcess(mask, x_t)
         return ReverseProcess(mask_sum / (self.mask_divisor or len(timesteps)), x_t)

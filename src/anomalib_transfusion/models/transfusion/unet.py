@@ -210,10 +210,13 @@ class DecoderLevel(nn.Module):
         width = channels[-1]
         self.upsample = nn.ConvTranspose2d(width, width, kernel_size=4, stride=2, padding=1) if upsample else None
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """Run the level on ``(B, C, H, W)``, taking from the end of ``skips`` what the encoder left there."""
+    def forward(self, features: list[torch.Tensor], time: torch.Tensor) -> torch.Tensor:
+        """Run the level on the last of ``features``, ``(B, C, H, W)``; before it are those of the encoder."""
+        x = features.pop()
         for block in self.blocks:
-            x = block(torch.cat((x, skips.pop()), dim=1), time)
+            # On its own, so that what is concatenated is free when the block, where memory peaks, begins.
+            x = torch.cat((x, features.pop()), dim=1)
+            x = block(x, time)
         return x if self.upsample is None else self.upsample(x)
 
 
@@ -325,7 +328,10 @@ class ResUNet(nn.Module):
         for block in self.middle:
             x = block(x, time)
         for level in self.decoder:
-            x = level(x, time, skips)
+            # Handed over, so that it is free as soon as the level has used it.
+            skips.append(x)
+            del x
+            x = level(skips, time)
 
         return Prediction(
             anomaly=self.anomaly_head(activate(self.output_norm(x))),
