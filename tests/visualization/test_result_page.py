@@ -124,13 +124,17 @@ def test_mistakes_come_first_and_the_rest_by_score(visit, judged):
 
 def test_head(visit, judged):
     page = visit(judged)
-    assert page.title() == page.locator("h1").text_content() == "TransFusion – brick & <mortar>"
+    assert page.title() == page.locator("h1").text_content() == "TransFusion: brick & <mortar>"
     facts = dict(
         zip(page.locator("dt").all_text_contents(), page.locator("dd").all_text_contents(), strict=True),
     )
     assert facts == {
-        **{"Images": "6", "Defects": "3", "False alarms": "2", "Misses": "1"},
-        **{"Threshold": "0.5000", "Image AUROC": "0.988"},
+        "Images": "6",
+        "Defects": "3",
+        "False alarms": "2",
+        "Misses": "1",
+        "Threshold": "0.5000",
+        "Image AUROC": "0.988",
     }
     assert page.locator("#date").text_content() == SUMMARY.date
     assert page.locator("#note").text_content() == SUMMARY.threshold_note
@@ -179,7 +183,7 @@ def test_large_view_by_keyboard(visit, judged):
     page.keyboard.press("Home")
     page.keyboard.press("ArrowDown")
     assert shown.text_content() == MISTAKES[1]
-    page.wait_for_function("document.querySelector('dialog img').naturalWidth === 62")
+    page.wait_for_function("document.querySelector('dialog img').naturalWidth === 61")
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
     # One goes on from the sheet that one saw last.
@@ -268,7 +272,11 @@ def project(surface_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     model = TransFusion(**TINY, visualizer=False, pre_processor=TransFusion.configure_pre_processor((32, 32)))
     engine = Engine(
-        default_root_dir=folder / "trained", max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False
+        default_root_dir=folder / "trained",
+        max_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
     )
     engine.fit(model, datamodule=DemoSurface(root=surface_root, **SURFACE))
     parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in TINY.items()}
@@ -291,7 +299,7 @@ def test_command_test_writes_a_page(project, visit):
     [path] = (folder / "results").rglob("index.html")
     assert str(path) in printed
     page = visit(path)
-    assert page.locator("h1").text_content() == "TransFusion – DemoSurface, brick"
+    assert page.locator("h1").text_content() == "TransFusion: DemoSurface, brick"
     outcomes = page.locator("li .outcome").all_text_contents()
     assert len(outcomes) == 7
     mistakes = [outcome in {"false alarm", "miss"} for outcome in outcomes]

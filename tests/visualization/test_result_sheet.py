@@ -173,11 +173,10 @@ def test_sheets_and_page_of_a_run(tiny, surface, engine):
             right if defective == result["verdict"] else "miss" if defective else "false alarm"
         )
     outcomes = [result["outcome"] for result in data["results"]]
-    assert facts(page) == {
-        **facts(page),
-        **{"Images": "7", "Defects": "5", "Threshold": "0.5000"},
-        **{"False alarms": str(outcomes.count("false alarm")), "Misses": str(outcomes.count("miss"))},
-    }
+    head = facts(page)
+    assert (head["Images"], head["Defects"], head["Threshold"]) == ("7", "5", "0.5000")
+    assert head["False alarms"] == str(outcomes.count("false alarm"))
+    assert head["Misses"] == str(outcomes.count("miss"))
     # The same again, and a prediction of some of the images: no row twice, and none of the run before.
     engine.test(model, datamodule=surface)
     assert embedded(page)["results"] == data["results"]
