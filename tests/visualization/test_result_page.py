@@ -252,6 +252,23 @@ def test_without_a_threshold(visit, tmp_path):
     assert page.locator("dd").all_text_contents() == ["3", "1", "none"]
 
 
+@pytest.mark.parametrize(("parts", "shown"), [((), [0]), (((0, 40), (42, 60)), [0, 42])])
+def test_large_view_shows_all_parts(visit, tmp_path, parts, shown):
+    """Below each other, on one scale, within the window."""
+    path = write(tmp_path, [Result("a/1.png", "a", 0.5, None, None, (60, 20), parts)])
+    page = visit(path)
+    page.locator("li a").first.click()
+    boxes = [part.bounding_box() for part in page.locator(".part").all()]
+    scale = boxes[0]["width"] / (parts[0][1] if parts else 60)
+    assert scale > 5
+    for left, box, image in zip(shown, boxes, page.locator(".part img").all(), strict=True):
+        assert box["height"] == pytest.approx(20 * scale, abs=1)
+        assert box["y"] + box["height"] < 800
+        whole = image.bounding_box()
+        assert whole["width"] == pytest.approx(60 * scale, abs=1)
+        assert box["x"] - whole["x"] == pytest.approx(left * scale, abs=1)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1600])
 def test_nothing_is_cut_off(visit, judged, scheme, width):

@@ -30,6 +30,7 @@ class Result:
         verdict (bool | None): Whether the model calls it defective; ``None`` without a threshold.
         truth (bool | None): Whether it is labelled defective; ``None`` without a label.
         size (tuple[int, int]): Width and height of the sheet in pixels, known when it is drawn.
+        parts (Sequence[tuple[int, int]]): Where the sheet may be cut into parts, from and to so many pixels.
     """
 
     sheet: str
@@ -38,6 +39,7 @@ class Result:
     verdict: bool | None
     truth: bool | None
     size: tuple[int, int] = (0, 0)
+    parts: Sequence[tuple[int, int]] = ()
 
     @property
     def outcome(self) -> str:
@@ -124,6 +126,7 @@ def write_page(folder: Path, results: Sequence[Result], summary: Summary) -> Pat
                 "verdict": result.verdict,
                 "outcome": result.outcome,
                 "size": result.size,
+                "parts": result.parts,
             }
             for result in results
         ],

@@ -25,7 +25,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from anomalib_transfusion.files import written_whole
 
 from .result_page import Result, Summary, write_page
-from .sheet_drawing import caption, difference_panel, labelled, sheet_width, side_by_side
+from .sheet_drawing import caption, difference_panel, halves, labelled, side_by_side
 
 __all__ = ["ResultSheet"]
 
@@ -137,15 +137,16 @@ class ResultSheet(ImageVisualizer):
                 verdict=None if threshold is None or item.pred_label is None else bool(item.pred_label),
                 truth=None if item.gt_label is None else bool(item.gt_label),
             )
+            parts = halves(panels)
             above = None
             if self.text_config.get("enable", True):
-                width, font = sheet_width(panels), self.text_config.get("font")
-                above = caption(width, self.field_size[1], result, threshold, font)
+                # Over the left half, which the page shows above the right one.
+                above = caption(parts[0][1], self.field_size[1], result, threshold, self.text_config.get("font"))
             sheet = side_by_side(panels, above)
             with written_whole(filename) as partial:
                 # The quality is for the formats that lose some; the others ignore it.
                 sheet.save(partial, format=Image.registered_extensions()[filename.suffix.lower()], quality=92)
-            self._results[result.sheet] = replace(result, size=sheet.size)
+            self._results[result.sheet] = replace(result, size=sheet.size, parts=parts)
 
     def _drawn(self, batch: ImageBatch, reconstructions: torch.Tensor) -> Iterator[tuple[ImageItem, list[Image.Image]]]:
         """Yield the images of a batch of which there is something to draw, and their panels."""

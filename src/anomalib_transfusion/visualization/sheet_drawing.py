@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from .result_page import Result, number
 
-__all__ = ["caption", "difference_panel", "fitted_font", "labelled", "side_by_side"]
+__all__ = ["caption", "difference_panel", "fitted_font", "halves", "labelled", "side_by_side"]
 
 DARK, LIGHT, GAP, MARGIN = (24, 26, 30), (240, 240, 240), 4, 10
 PLAIN, RIGHT, WRONG = (230, 230, 230), (110, 215, 130), (255, 130, 120)
@@ -123,14 +123,14 @@ def side_by_side(panels: Sequence[Image.Image], above: Image.Image | None = None
 
     Args:
         panels: Images.
-        above: What is written above them, as wide as the sheet.
+        above: What is written above them.
 
     Returns:
         The sheet.
     """
     top = above.height if above else 0
     height = top + max(panel.height for panel in panels)
-    sheet = Image.new("RGB", (sheet_width(panels), height), DARK)
+    sheet = Image.new("RGB", (_width(panels), height), DARK)
     if above:
         sheet.paste(above, (0, 0))
     x = 0
@@ -140,7 +140,14 @@ def side_by_side(panels: Sequence[Image.Image], above: Image.Image | None = None
     return sheet
 
 
-def sheet_width(panels: Sequence[Image.Image]) -> int:
+def halves(panels: Sequence[Image.Image]) -> list[tuple[int, int]]:
+    """Return from where to where the left and the right half of the panels go, in pixels."""
+    middle = (len(panels) + 1) // 2
+    split = _width(panels[:middle])
+    return [(0, split), (split + GAP, _width(panels))] if middle < len(panels) else [(0, split)]
+
+
+def _width(panels: Sequence[Image.Image]) -> int:
     """Return the width of panels beside each other."""
     return sum(panel.width for panel in panels) + GAP * (len(panels) - 1)
 
