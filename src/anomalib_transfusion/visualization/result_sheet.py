@@ -4,7 +4,7 @@
 """A sheet for each image with all that the model says about it, and a page over all sheets of a run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -167,7 +167,7 @@ class ResultSheet(ImageVisualizer):
         auroc = trainer.callback_metrics.get("image_AUROC") if trainer.testing else None
         summary = Summary(
             model=type(pl_module).__name__,
-            data=self._data_name(trainer),
+            data=data_name(trainer, results.values()),
             date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             threshold=threshold,
             threshold_note=note,
@@ -184,11 +184,12 @@ class ResultSheet(ImageVisualizer):
         """Return the folder of this run's sheets."""
         return Path(self.output_dir or Path(trainer.default_root_dir) / "images")
 
-    def _data_name(self, trainer: Trainer) -> str:
-        """Return the names of data set and category, or of the folders that were predicted."""
-        datamodule = getattr(trainer, "datamodule", None)
-        names = [getattr(datamodule, "name", None), getattr(datamodule, "category", None)]
-        return ", ".join(filter(None, names)) or ", ".join(sorted({result.kind for result in self._results.values()}))
+
+def data_name(trainer: Trainer, results: Iterable[Result]) -> str:
+    """Return the names of data set and category, or of the folders that were predicted."""
+    datamodule = getattr(trainer, "datamodule", None)
+    names = [getattr(datamodule, "name", None), getattr(datamodule, "category", None)]
+    return ", ".join(filter(None, names)) or ", ".join(sorted({result.kind for result in results}))
 
 
 def threshold_of(model: LightningModule) -> tuple[float | None, str]:
