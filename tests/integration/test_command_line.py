@@ -89,9 +89,9 @@ def test_train_on_real_data(magnetic_tile, checkpoint):
     assert checkpoint.is_file()
     sheets = sorted(checkpoint.parents[2].glob("images/**/*.png"))
     assert len(sheets) == 36
-    # Image, truth, overlays with map and mask, reconstruction: five panels of 256 pixels.
-    assert Image.open(sheets[0]).size == (5 * 256, 256)
-    assert str(checkpoint.parents[2].resolve() / "images") in printed.replace("\n", "")
+    # Image, truth, overlays with map and mask, reconstruction, difference: six panels of 256 pixels, 4 between them.
+    assert Image.open(sheets[0]).width == 6 * 256 + 5 * 4
+    assert str(checkpoint.parents[2].resolve() / "images/index.html") in printed.replace("\n", "")
 
 
 def test_predict_on_a_folder_and_on_one_image(magnetic_tile, checkpoint):

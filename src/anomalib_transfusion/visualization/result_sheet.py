@@ -1,54 +1,110 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A sheet for each image: the image, the truth where it is known, the anomaly map and the reconstruction."""
+"""A sheet for each image with all that the model says about it, and a page over all sheets of a run."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
-from anomalib.utils.path import generate_output_filename
+from anomalib.post_processing import PostProcessor
+from anomalib.utils.path import convert_to_title_case, generate_output_filename
 from anomalib.visualization import ImageVisualizer
-from anomalib.visualization.image.functional import add_text_to_image, create_image_grid
+from anomalib.visualization.image.item_visualizer import visualize_image_item
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
+from torch import distributed
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_transfusion.files import written_whole
 
+from .result_page import Result, Summary, write_page
+from .sheet_drawing import caption, difference_panel, halves, labelled, side_by_side
+
 __all__ = ["ResultSheet"]
+
+# What browsers show; sheets of images in other formats are PNG.
+SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+NAMES = {"gt_mask": "Ground truth", "pred_mask": "Predicted mask", "anomaly_map": "Anomaly map"}
 
 
 class ResultSheet(ImageVisualizer):
-    """anomalib's image visualizer with the reconstruction as a further panel.
+    """anomalib's image visualizer with verdict, reconstruction and difference, and a page over all sheets.
 
     It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. The model has to keep the
     reconstructions of the batch that it evaluated last in an attribute ``reconstruction``, as TransFusion does. Without
-    ``output_dir`` the sheets go to the folder ``images`` of the run.
+    ``output_dir`` the sheets go to the folder ``images`` of the run, and the page ``index.html`` with them.
     """
 
-    def sheets(self, batch: ImageBatch, reconstructions: torch.Tensor) -> Iterator[tuple[ImageItem, Image.Image]]:
-        """Draw the sheets of a batch.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        # By sheet, of the run that is under way: an image that comes twice is listed once.
+        self._results: dict[str, Result] = {}
+
+    def panels(self, item: ImageItem, reconstruction: torch.Tensor) -> list[Image.Image]:
+        """Draw the panels of a sheet: anomalib's, the reconstruction, and the difference of image and reconstruction.
 
         Args:
-            batch: Images with predictions.
-            reconstructions: x_0 of each image in [0, 1], ``(B, 3, H, W)``.
+            item: Image with predictions.
+            reconstruction: Its x_0 in [0, 1], ``(3, H, W)``.
 
-        Yields:
-            Each image and its sheet.
+        Returns:
+            The panels; none where anomalib's visualizer finds nothing to draw.
         """
         width, height = self.field_size
-        for item, reconstruction in zip(batch, reconstructions, strict=True):
-            panel = to_pil_image(reconstruction.float().cpu()).resize((width, height))
-            if self.text_config.get("enable", True):
-                text_config = {key: value for key, value in self.text_config.items() if key != "enable"}
-                panel = add_text_to_image(panel, "Reconstruction", **text_config)
-            panels = self.visualize(item)
-            if isinstance(panels, Image.Image):
-                columns = [panels.crop((x, 0, x + width, height)) for x in range(0, panels.width, width)]
-                yield item, create_image_grid([*columns, panel], nrow=len(columns) + 1)
+        drawn = visualize_image_item(
+            item,
+            fields=self.fields,
+            overlay_fields=self.overlay_fields,
+            field_size=self.field_size,
+            fields_config=self.fields_config,
+            overlay_fields_config=self.overlay_fields_config,
+            text_config={"enable": False},
+        )
+        if drawn is None:
+            return []
+        panels = [drawn.crop((x, 0, x + width, height)) for x in range(0, drawn.width, width)]
+        names = self._names(item)
+        difference = difference_panel(item.image, reconstruction)  # type: ignore[arg-type]
+        for name, panel in (("Reconstruction", to_pil_image(reconstruction.float().cpu())), ("Difference", difference)):
+            names.append(name)
+            panels.append(panel.resize((width, height)))
+        if not self.text_config.get("enable", True):
+            return panels
+        text_config = {key: value for key, value in self.text_config.items() if key != "enable"}
+        return [labelled(panel, name, text_config) for name, panel in zip(names, panels, strict=True)]
+
+    def _names(self, item: ImageItem) -> list[str]:
+        """Return the names of the panels that anomalib's visualizer draws."""
+
+        def there(field: str) -> bool:
+            return getattr(item, field, None) is not None or (field == "image" and item.image_path is not None)
+
+        def name(field: str) -> str:
+            return NAMES.get(field, convert_to_title_case(field))
+
+        names = [name(field) for field in self.fields if there(field)]
+        for base, overlays in self.overlay_fields:
+            shown = [name(field) for field in overlays if there(field)]
+            if there(base):
+                # What lies over the image is what the panel is for.
+                names.append(" + ".join(shown if base == "image" and shown else [name(base), *shown]))
+        return names
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the run before."""
+        del trainer, pl_module
+        self._results = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the run before."""
+        self.on_test_start(trainer, pl_module)
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -62,26 +118,101 @@ class ResultSheet(ImageVisualizer):
         """Write the sheets of a batch, in the folders that the images have in their data set."""
         del outputs, batch_idx, dataloader_idx
         datamodule = getattr(trainer, "datamodule", None)
-        reconstructions: torch.Tensor = pl_module.reconstruction  # type: ignore[assignment]
-        for item, sheet in self.sheets(batch, reconstructions):
+        folder = self._folder(trainer)
+        threshold, _ = threshold_of(pl_module)
+        for item, panels in self._drawn(batch, pl_module.reconstruction):  # type: ignore[arg-type]
             filename = generate_output_filename(
                 input_path=item.image_path or "",
-                output_path=self._folder(trainer),
+                output_path=folder,
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )
+            if filename.suffix.lower() not in SHOWN_BY_BROWSERS:
+                filename = filename.with_name(f"{filename.name}.png")
+            result = Result(
+                sheet=filename.relative_to(folder).as_posix(),
+                kind=Path(item.image_path or "").parent.name,
+                score=float("nan") if item.pred_score is None else float(item.pred_score),
+                # Without a threshold, anomalib's label is no verdict.
+                verdict=None if threshold is None or item.pred_label is None else bool(item.pred_label),
+                truth=None if item.gt_label is None else bool(item.gt_label),
+            )
+            parts = halves(panels)
+            above = None
+            if self.text_config.get("enable", True):
+                # Over the left half, which the page shows above the right one.
+                above = caption(parts[0][1], self.field_size[1], result, threshold, self.text_config.get("font"))
+            sheet = side_by_side(panels, above)
             with written_whole(filename) as partial:
-                sheet.save(partial, format=Image.registered_extensions()[filename.suffix.lower()])
+                # The quality is for the formats that lose some; the others ignore it.
+                sheet.save(partial, format=Image.registered_extensions()[filename.suffix.lower()], quality=92)
+            self._results[result.sheet] = replace(result, size=sheet.size, parts=parts)
+
+    def _drawn(self, batch: ImageBatch, reconstructions: torch.Tensor) -> Iterator[tuple[ImageItem, list[Image.Image]]]:
+        """Yield the images of a batch of which there is something to draw, and their panels."""
+        for item, reconstruction in zip(batch, reconstructions, strict=True):
+            if panels := self.panels(item, reconstruction):
+                yield item, panels
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the sheets are."""
-        del pl_module
-        rank_zero_info(f"Result sheets (image, truth, anomaly map, mask, reconstruction): {self._folder(trainer)}")
+        """Write the page over the sheets of all processes, and say where it is."""
+        results = self._results
+        if distributed.is_available() and distributed.is_initialized():
+            gathered: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(gathered, results)
+            results = {sheet: result for part in gathered for sheet, result in part.items()}
+        if not results or not trainer.is_global_zero:
+            return
+        threshold, note = threshold_of(pl_module)
+        auroc = trainer.callback_metrics.get("image_AUROC") if trainer.testing else None
+        summary = Summary(
+            model=type(pl_module).__name__,
+            data=data_name(trainer, results.values()),
+            date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            threshold=threshold,
+            threshold_note=note,
+            image_auroc=None if auroc is None else float(auroc),
+        )
+        page = write_page(self._folder(trainer), list(results.values()), summary)
+        rank_zero_info(f"{len(results)} result sheets, and a page to browse them: {page}")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the sheets are."""
+        """Write the page over the sheets of all processes, and say where it is."""
         self.on_test_end(trainer, pl_module)
 
     def _folder(self, trainer: Trainer) -> Path:
         """Return the folder of this run's sheets."""
         return Path(self.output_dir or Path(trainer.default_root_dir) / "images")
+
+
+def data_name(trainer: Trainer, results: Iterable[Result]) -> str:
+    """Return the names of data set and category, or of the folders that were predicted."""
+    datamodule = getattr(trainer, "datamodule", None)
+    names = [getattr(datamodule, "name", None), getattr(datamodule, "category", None)]
+    return ", ".join(filter(None, names)) or ", ".join(sorted({result.kind for result in results}))
+
+
+def threshold_of(model: LightningModule) -> tuple[float | None, str]:
+    """Return the threshold on the scale of the scores, and a sentence about it.
+
+    Args:
+        model: Model with anomalib's post-processor, or without one.
+
+    Returns:
+        The threshold, or ``None`` where the model compares with none.
+    """
+    post_processor = getattr(model, "post_processor", None)
+    if not isinstance(post_processor, PostProcessor):
+        return None, "Without a post-processor, scores are the model's own, and no threshold says what is a defect."
+    if not post_processor.enable_thresholding:
+        return None, "The post-processor was told to apply no threshold."
+    threshold = float(post_processor.normalized_image_threshold)
+    raw = float(post_processor.image_threshold)
+    if math.isnan(raw):
+        return threshold, (
+            "The model was never validated on labelled defects, so this is anomalib's threshold and not one that was "
+            "measured."
+        )
+    if not post_processor.enable_normalization:
+        return threshold, "Scores are not normalised; this is what anomalib compares them with."
+    return threshold, f"Scores are normalised so that 0.5 is the threshold found in validation ({raw:#.4g} before)."

@@ -1,0 +1,140 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A page over the result sheets of a run, which a browser opens from the file system."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+from anomalib_transfusion.files import written_whole
+
+__all__ = ["PAGE", "Result", "Summary", "number", "write_page"]
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run says about an image.
+
+    Args:
+        sheet (str): Path of its result sheet, relative to the page, with ``/``.
+        kind (str): Kind of defect, or of good images: the name of the image's folder.
+        score (float): Anomaly score, on the scale of the threshold.
+        verdict (bool | None): Whether the model calls it defective; ``None`` without a threshold.
+        truth (bool | None): Whether it is labelled defective; ``None`` without a label.
+        size (tuple[int, int]): Width and height of the sheet in pixels, known when it is drawn.
+        parts (Sequence[tuple[int, int]]): Where the sheet may be cut into parts, from and to so many pixels.
+    """
+
+    sheet: str
+    kind: str
+    score: float
+    verdict: bool | None
+    truth: bool | None
+    size: tuple[int, int] = (0, 0)
+    parts: Sequence[tuple[int, int]] = ()
+
+    @property
+    def outcome(self) -> str:
+        """``false alarm``, ``miss``, ``defect found`` or ``good passed``; the verdict alone where no label is known."""
+        if self.verdict is None:
+            return ""
+        if self.truth is None:
+            return "called defect" if self.verdict else "called good"
+        if self.verdict == self.truth:
+            return "defect found" if self.truth else "good passed"
+        return "miss" if self.truth else "false alarm"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the head of the page says about a run.
+
+    Args:
+        model (str): Name of the model.
+        data (str): Name of the data set and its category.
+        date (str): When the run ended.
+        threshold (float | None): Score above which an image is called defective.
+        threshold_note (str): Where the threshold is from, or why there is none.
+        image_auroc (float | None): Image AUROC where it was measured.
+    """
+
+    model: str
+    data: str
+    date: str
+    threshold: float | None
+    threshold_note: str
+    image_auroc: float | None = None
+
+    def facts(self, results: Sequence[Result]) -> list[tuple[str, str]]:
+        """Return what the head of the page lists: names and values."""
+        outcomes = [result.outcome for result in results]
+        facts = [("Images", str(len(results)))]
+        if any(result.truth is not None for result in results):
+            facts.append(("Defects", str(sum(result.truth is True for result in results))))
+            if any(outcomes):
+                facts += [("False alarms", str(outcomes.count("false alarm"))), ("Misses", str(outcomes.count("miss")))]
+        elif any(outcomes):
+            facts.append(("Called defect", str(outcomes.count("called defect"))))
+        facts.append(("Threshold", "none" if self.threshold is None else number(self.threshold)))
+        if self.image_auroc is not None:
+            facts.append(("Image AUROC", f"{self.image_auroc:.3f}"))
+        return facts
+
+
+def number(score: float) -> str:
+    """Return a score as it is shown everywhere."""
+    return f"{score:#.4g}"
+
+
+def write_page(folder: Path, results: Sequence[Result], summary: Summary) -> Path:
+    """Write the page, whole or not at all, over one that is there.
+
+    Args:
+        folder: Folder of the sheets.
+        results: What the run says about each image.
+        summary: What it says about itself.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: If it cannot be written; the message names it.
+    """
+    data = {
+        "model": summary.model,
+        "data": summary.data,
+        "date": summary.date,
+        "threshold": summary.threshold,
+        "note": summary.threshold_note,
+        "facts": summary.facts(results),
+        "results": [
+            {
+                # Bytes, because a file's name on Linux need not be text.
+                "url": quote(os.fsencode(result.sheet)),
+                "name": result.sheet,
+                "kind": result.kind,
+                "score": result.score if math.isfinite(result.score) else None,
+                "shown": number(result.score),
+                "verdict": result.verdict,
+                "outcome": result.outcome,
+                "size": result.size,
+                "parts": result.parts,
+            }
+            for result in results
+        ],
+    }
+    # Inside of a script element, "<" is all that could end it.
+    embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    template = files(__package__).joinpath("result_page.html").read_text(encoding="utf-8")
+    page = folder / PAGE
+    with written_whole(page) as partial:
+        partial.write_text(template.replace("RESULTS", embedded, 1), encoding="utf-8")
+    return page
