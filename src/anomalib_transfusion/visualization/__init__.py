@@ -3,6 +3,7 @@
 
 """The pictures of this plugin."""
 
+from .film_strip import visualize_reverse_process
 from .result_sheet import ResultSheet
 
-__all__ = ["ResultSheet"]
+__all__ = ["ResultSheet", "visualize_reverse_process"]
