@@ -5,5 +5,6 @@
 
 from .film_strip import visualize_reverse_process
 from .result_sheet import ResultSheet
+from .training_grid import TrainingGrid
 
-__all__ = ["ResultSheet", "visualize_reverse_process"]
+__all__ = ["ResultSheet", "TrainingGrid", "visualize_reverse_process"]
