@@ -4,7 +4,7 @@
 """The command ``anomalib-transfusion``: what anomalib's own command line has no place for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,12 @@ def explain(
     """
     from anomalib_transfusion.visualization.explain import explain_files
 
-    options = {"columns": columns, "timesteps": timesteps, "panel_size": panel_size, "duration": duration}
+    options: dict[str, Any] = {
+        "columns": columns,
+        "timesteps": timesteps,
+        "panel_size": panel_size,
+        "duration": duration,
+    }
     if rows is not None:
         options["rows"] = rows
     for path in explain_files(images, ckpt, output, overwrite, num_inference_steps, device, **options):

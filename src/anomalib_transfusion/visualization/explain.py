@@ -82,7 +82,7 @@ def _find_device(device: str) -> torch.device:
     # What is raised depends on the device: RuntimeError, AssertionError, NotImplementedError, ...
     except Exception as error:
         reason = str(error).split("\n", maxsplit=1)[0]
-        msg = f"device={device!r} cannot be used ({reason}). Choose auto, cpu, cuda, cuda:1, mps or another that is there."
+        msg = f"device={device!r} cannot be used ({reason}). Choose auto, cpu, cuda, mps or another that is there."
         raise ValueError(msg) from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
+from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
@@ -39,6 +40,8 @@ MAX_DURATION = 600
 MAX_FRAMES = 40
 # The first and the last frame stay this many times as long as the others, so that one can look at them.
 HOLD = 6
+# As wide as a digit.
+DIGIT_SPACE = "\u2007"
 
 
 class _Moment(NamedTuple):
@@ -217,7 +220,7 @@ def _run(model: "TransFusion", image: torch.Tensor, timesteps: Iterable[int], pa
 
     def keep(step: "ReverseStep") -> None:
         if step.timestep in timesteps:
-            panels = {
+            panels: dict[str, Image.Image | None] = {
                 "image": panel(step.x_t),
                 "mask": to_panel(step.mask[0], size),
                 # Elsewhere it is noise, which dividing by a small beta_t makes loud, and which the step does not use.
@@ -227,7 +230,7 @@ def _run(model: "TransFusion", image: torch.Tensor, timesteps: Iterable[int], pa
             moments.append(_Moment(step.timestep, model.model.beta[step.timestep].item(), panels))
 
     batch = image[None].to(model.device)
-    transform = model.pre_processor.transform if model.pre_processor is not None else None
+    transform = model.pre_processor.transform if isinstance(model.pre_processor, PreProcessor) else None
     training = model.training
     model.eval()
     try:
@@ -256,7 +259,7 @@ def _draw_frames(moments: Sequence[_Moment], timesteps: Iterable[int], rows: Seq
     for moment in moments:
         panels.update({row: panel for row, panel in moment.panels.items() if panel is not None})
         if moment.timestep in timesteps:
-            caption = f"t = {moment.timestep:\u2007>2}   βₜ = {moment.beta:.2f}"
+            caption = f"t = {moment.timestep:{DIGIT_SPACE}>2}   βₜ = {moment.beta:.2f}"
             frames.append(draw_table([[panels[row] for row in rows]], [NAMES[row] for row in rows], caption=caption))
     return frames
 

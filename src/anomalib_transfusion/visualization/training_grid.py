@@ -15,13 +15,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from PIL import Image
-from torch.utils.hooks import RemovableHandle
 
 from anomalib_transfusion.files import written_whole
 
 from .panels import draw_table, to_panel
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from anomalib_transfusion.models.transfusion.loss import Target
     from anomalib_transfusion.models.transfusion.unet import Prediction
 
@@ -47,9 +48,10 @@ class TrainingGrid(Callback):
     """Draws a few samples of a training step: input, true and predicted mask, true and predicted normal appearance.
 
     TransFusion adds it to every training by itself, unless ``visualizer=False``. The samples are those of the last full
-    batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at random for it. The
-    pictures go to the folder ``images/training`` of the run, and to the loggers that take images: anomalib's (comet,
-    MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Of several processes the first one draws.
+    batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at random for it.
+    The pictures go to the folder ``images/training`` of the run, and to the loggers that take images: anomalib's (comet,
+    MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get none. Of several
+    processes the first one draws.
 
     Args:
         every_n_epochs: After how many epochs to draw, beside the first and the last one. ``None`` gives about ten

@@ -309,7 +309,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             self.sampler.prepare()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add better errors, pictures and the remaining time of a training, and rare validation where the user left the trainer's validation interval alone.
+        """Add better errors, rare validation where the user left the trainer's validation interval alone, and pictures.
 
         Here too, the trainer is told to write checkpoints that neither a full disk nor a killed process destroys.
         """
@@ -326,8 +326,9 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         use_whole_checkpoints(trainer)
         if trainer.training:
             callbacks.append(RemainingTime())
+            present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             # Lightning would replace the user's own by this one.
-            if self.visualizer is not None and not any(isinstance(other, TrainingGrid) for other in trainer.callbacks):
+            if self.visualizer is not None and not any(isinstance(callback, TrainingGrid) for callback in present):
                 callbacks.append(TrainingGrid())
         untouched = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1
         if trainer.training and untouched and typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):

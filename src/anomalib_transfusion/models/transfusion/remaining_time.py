@@ -23,8 +23,8 @@ class RemainingTime(Callback):
     """Shows the minutes that are left in the progress bar, and says them about ten times in a training.
 
     The estimate goes by the batches, with the validations between them, since this run began: what a resumed training
-    took before does not count, since it may have been on another machine. It is the longest that the training takes: what
-    may stop it early, a limit of time apart, is not foreseen.
+    took before does not count, since it may have been on another machine. What may stop the training early, a limit of
+    time apart, is not foreseen.
     """
 
     def __init__(self) -> None:
@@ -62,9 +62,8 @@ class RemainingTime(Callback):
         epoch, epochs = trainer.current_epoch + 1, num_epochs(trainer)
         if left and is_milestone(epoch, epochs):
             of = "" if math.isinf(epochs) else f" of {epochs}"
-            rank_zero_info(
-                f"Epoch {epoch}{of}: at most {datetime.timedelta(seconds=math.ceil(left))} of training left."
-            )
+            time_left = datetime.timedelta(seconds=math.ceil(left))
+            rank_zero_info(f"Epoch {epoch}{of} is done; the training takes about {time_left} more.")
 
     def seconds_left(self, trainer: Trainer) -> float | None:
         """Estimate the time that is left.
@@ -75,7 +74,8 @@ class RemainingTime(Callback):
         Returns:
             Seconds, or ``None`` where nothing is known yet, or neither epochs, steps nor time are limited.
         """
-        limits = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        limits = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
         if self._batches > 1:
             limits.append(_batches_left(trainer) * (time.monotonic() - self._start) / (self._batches - 1))
         left = min((limit for limit in limits if limit is not None), default=math.inf)
