@@ -101,10 +101,13 @@ def explain(
         "timesteps": timesteps,
         "panel_size": panel_size,
         "duration": duration,
+        "num_inference_steps": num_inference_steps,
+        "device": device,
+        "overwrite": overwrite,
     }
     if rows is not None:
         options["rows"] = rows
-    for path in explain_files(images, ckpt, output, overwrite, num_inference_steps, device, **options):
+    for path in explain_files(images, ckpt, output, **options):
         print(f"Wrote {path}")
 
 

@@ -22,9 +22,10 @@ def explain_files(
     paths: Sequence[Path],
     checkpoint: Path,
     output: Path,
-    overwrite: bool,
-    num_inference_steps: int | None,
-    device: str,
+    *,
+    overwrite: bool = False,
+    num_inference_steps: int | None = None,
+    device: str = "auto",
     **options: Any,  # noqa: ANN401
 ) -> list[Path]:
     """Write film strips and animations.

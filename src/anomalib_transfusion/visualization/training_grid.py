@@ -49,9 +49,9 @@ class TrainingGrid(Callback):
 
     TransFusion adds it to every training by itself, unless ``visualizer=False``. The samples are those of the last full
     batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at random for it.
-    The pictures go to the folder ``images/training`` of the run, and to the loggers that take images: anomalib's (comet,
-    MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get none. Of several
-    processes the first one draws.
+    The pictures go to the folder ``images/training`` of the run, and to the loggers that take images: anomalib's
+    (comet, MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get none. Of
+    several processes the first one draws.
 
     Args:
         every_n_epochs: After how many epochs to draw, beside the first and the last one. ``None`` gives about ten
