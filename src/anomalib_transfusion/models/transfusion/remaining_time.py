@@ -84,10 +84,10 @@ class RemainingTime(Callback):
 
 def _batches_left(trainer: Trainer) -> float:
     """Return the number of batches that a training still has, infinite where it is unknown."""
-    left = math.inf
-    if trainer.max_epochs is not None and trainer.max_epochs > 0 and math.isfinite(trainer.num_training_batches):
-        in_this_epoch = trainer.num_training_batches - trainer.fit_loop.batch_idx - 1
-        left = (trainer.max_epochs - trainer.current_epoch - 1) * trainer.num_training_batches + in_this_epoch
+    left, in_epoch, done = math.inf, trainer.num_training_batches, trainer.fit_loop.batch_idx + 1
+    if trainer.max_epochs is not None and trainer.max_epochs > 0 and math.isfinite(in_epoch):
+        left = (trainer.max_epochs - trainer.current_epoch) * in_epoch - done
     if trainer.max_steps > 0:
-        left = min(left, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+        accumulated = 0 if done == in_epoch else done % trainer.accumulate_grad_batches
+        left = min(left, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches - accumulated)
     return max(0, left)
