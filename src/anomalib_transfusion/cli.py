@@ -4,12 +4,12 @@
 """The command ``anomalib-transfusion``: what anomalib's own command line has no place for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["convert", "main", "report"]
+__all__ = ["convert", "explain", "main", "report"]
 
 
 def convert(official: Path, output: Path, overwrite: bool = False) -> None:
@@ -60,6 +60,57 @@ def report(runs: list[Path], output: Path | None = None) -> None:
     print(f"Wrote {write(runs, output)}, with its tables as CSV and its plots beside it.")
 
 
+def explain(
+    images: list[Path],
+    ckpt: Path,
+    output: Path = Path("explained"),
+    columns: int = 6,
+    timesteps: list[int] | None = None,
+    rows: list[Literal["image", "mask", "anomaly", "normal"]] | None = None,
+    panel_size: int = 160,
+    duration: float = 5.0,
+    num_inference_steps: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Show how the model makes the defects of images transparent (the paper's Figure 3).
+
+    Args:
+        images: Images, and folders of images.
+        ckpt: Checkpoint of a training with TransFusion, as anomalib writes it.
+        output: Folder for a film strip (.png) and an animation (.gif) of each image, or for one image a file: .png or
+            .jpg for the film strip, .gif or .webp for the animation.
+        columns: Number of timesteps in the film strip, beside the result.
+        timesteps: The timesteps themselves, e.g. [19, 10, 1], instead of their number.
+        rows: Which rows, e.g. [image, mask]; by default all four.
+        panel_size: Longer side of each panel in pixels.
+        duration: Seconds that the animation takes.
+        num_inference_steps: Network passes; by default as many as in the checkpoint.
+        device: Where the model runs: auto, cpu, cuda, ...
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        FileExistsError: If a file exists and must not be replaced.
+        FileNotFoundError: If there is no such image or checkpoint, or no folder to write into.
+        ValueError: If a value is impossible, or a file cannot be read.
+    """
+    from anomalib_transfusion.visualization.explain import explain_files
+
+    options: dict[str, Any] = {
+        "columns": columns,
+        "timesteps": timesteps,
+        "panel_size": panel_size,
+        "duration": duration,
+        "num_inference_steps": num_inference_steps,
+        "device": device,
+        "overwrite": overwrite,
+    }
+    if rows is not None:
+        options["rows"] = rows
+    for path in explain_files(images, ckpt, output, **options):
+        print(f"Wrote {path}")
+
+
 def main() -> None:
     """Run the command line; an error of the user's is a line on the terminal, not a traceback."""
     from jsonargparse import ArgumentParser
@@ -83,10 +134,20 @@ def main() -> None:
         help="folder to write into (default: report, beside the first results)",
     )
     subcommands.add_subcommand("report", reporting, help=reporting.description)
+    explaining = ArgumentParser(description="Show how the model makes the defects of images transparent.")
+    explaining.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="image or folder of images",
+    )
+    explaining.add_function_arguments(explain, skip={"images"})
+    subcommands.add_subcommand("explain", explaining, help=explaining.description)
     arguments = parser.parse_args()
-    command: Callable[..., None] = convert if arguments.subcommand == "convert" else report
+    commands: dict[str, Callable[..., None]] = {"convert": convert, "report": report, "explain": explain}
     try:
-        command(**arguments[arguments.subcommand])
+        commands[arguments.subcommand](**arguments[arguments.subcommand])
     except (OSError, ValueError) as error:
         msg = f"anomalib-transfusion: {error}"
         raise SystemExit(msg) from None

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["written_whole"]
@@ -43,4 +43,6 @@ def written_whole(path: Path) -> Iterator[Path]:
         )
         raise OSError(error.errno, msg) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Where there is no folder there is nothing to remove, and the error above is the one to read.
+        with suppress(OSError):
+            partial.unlink()

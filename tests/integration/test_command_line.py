@@ -87,7 +87,10 @@ def test_train_on_real_data(magnetic_tile, checkpoint):
     )
     assert "TransFusion validates every" in printed
     assert checkpoint.is_file()
-    sheets = sorted(checkpoint.parents[2].glob("images/**/*.png"))
+    drawn = sorted(checkpoint.parents[2].glob("images/**/*.png"))
+    grids = [path for path in drawn if path.parent.name == "training"]
+    sheets = [path for path in drawn if path not in grids]
+    assert [path.name for path in grids] == ["epoch_0001.png", "epoch_0002.png"]
     assert len(sheets) == 36
     # Image, truth, overlays with map and mask, reconstruction, difference: six panels of 256 pixels, 4 between them.
     assert Image.open(sheets[0]).width == 6 * 256 + 5 * 4

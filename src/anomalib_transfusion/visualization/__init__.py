@@ -3,6 +3,8 @@
 
 """The pictures of this plugin."""
 
+from .film_strip import visualize_reverse_process
 from .result_sheet import ResultSheet
+from .training_grid import TrainingGrid
 
-__all__ = ["ResultSheet"]
+__all__ = ["ResultSheet", "TrainingGrid", "visualize_reverse_process"]

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataset
@@ -15,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-__all__ = ["ImageFiles"]
+__all__ = ["ImageFiles", "read_image_file"]
 
 # Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
 SPOILT_MODES = {
@@ -88,6 +89,26 @@ class ImageFiles(Callback):
                     sizes[image] = _checked_head(image, mask)
                     self._checked.add((image, mask))
             _check_memory(sizes, batch_size)
+
+
+def read_image_file(path: str | Path) -> Image.Image:
+    """Read an image file in RGB, as anomalib does.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The image.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or would not be read as what it is; names it.
+    """
+    if not Path(path).is_file():
+        msg = f"There is no image {path}. Check the path."
+        raise FileNotFoundError(msg)
+    _checked_head(str(path), None)
+    return _inspect(str(path), lambda file: file.convert("RGB"))
 
 
 def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:

@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_transfusion.visualization import ResultSheet
+from anomalib_transfusion.visualization import ResultSheet, TrainingGrid
 
 from .acceleration import Precision
 from .checkpoint import import_official, infer_architecture, read_official
@@ -32,6 +32,7 @@ from .learning_rate import drop_rate
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
 from .parameters import check_arguments
+from .remaining_time import RemainingTime
 from .tensors import check_image_size
 from .torch_model import MaskAggregation, TransFusionModel
 from .training_sample import TextureSource, TrainingSampler
@@ -313,7 +314,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             self.sampler.prepare()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add better errors, and rare validation where the user left the trainer's validation interval alone.
+        """Add better errors, rare validation where the user left the trainer's validation interval alone, and pictures.
 
         Here too, the trainer is told to write checkpoints that neither a full disk nor a killed process destroys.
         """
@@ -328,6 +329,12 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         callbacks.append(ImageFiles())
         trainer = self.trainer
         use_whole_checkpoints(trainer)
+        if trainer.training:
+            callbacks.append(RemainingTime())
+            present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            # Lightning would replace the user's own by this one.
+            if self.visualizer is not None and not any(isinstance(callback, TrainingGrid) for callback in present):
+                callbacks.append(TrainingGrid())
         untouched = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1
         if trainer.training and untouched and typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):
             callbacks.append(RareValidation(len(self.model.inference_timesteps)))

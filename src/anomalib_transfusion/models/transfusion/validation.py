@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["RareValidation", "typed_by_user"]
+__all__ = ["RareValidation", "is_milestone", "num_epochs", "typed_by_user"]
 
 # A training step costs about as much as three forward passes: one forward, and a backward of twice its cost.
 PASSES_PER_TRAINING_IMAGE = 3
@@ -53,7 +53,7 @@ class RareValidation(Callback):
         trainer.training = True
         validation_cost = _num_images(trainer.val_dataloaders) * self.passes
         training_cost = _num_images(trainer.train_dataloader) * PASSES_PER_TRAINING_IMAGE
-        self.interval = validation_interval(validation_cost / training_cost, _num_epochs(trainer))
+        self.interval = validation_interval(validation_cost / training_cost, num_epochs(trainer))
         rank_zero_info(
             f"TransFusion validates every {self.interval} epochs and after the last one, because a validation costs as "
             f"much as {validation_cost / training_cost:.1f} epochs. Set the trainer's check_val_every_n_epoch to "
@@ -75,7 +75,7 @@ class RareValidation(Callback):
         if 0 < trainer.max_steps <= trainer.global_step:
             # Lightning ends such a run without validating; a stop on request is validated.
             trainer.should_stop = True
-        epoch, last = trainer.current_epoch + 1, _num_epochs(trainer)
+        epoch, last = trainer.current_epoch + 1, num_epochs(trainer)
         # Counted back from the last epoch, so that it is one of them.
         due = trainer.should_stop or (epoch if math.isinf(last) else last - epoch) % self.interval == 0
         # Lightning validates where this number divides the epoch's, counted from one.
@@ -105,8 +105,32 @@ def validation_interval(cost: float, epochs: float) -> int:
     return max(1, math.ceil(epochs / validations))
 
 
-def _num_epochs(trainer: Trainer) -> float:
-    """Return the number of epochs of this run, infinite where only time limits it."""
+def is_milestone(epoch: int, epochs: float, interval: int | None = None) -> bool:
+    """Tell whether an epoch is one of a few at which to tell the user how the training goes.
+
+    Args:
+        epoch: Number of the epoch, counted from one.
+        epochs: Length of the training in epochs; infinite where it is unknown.
+        interval: Distance of the milestones. By default there are about ten of them; where the length is unknown,
+            they are the powers of two.
+
+    Returns:
+        True for the first and the last epoch, and for those that the interval divides.
+    """
+    if interval is None:
+        interval = 2 ** (epoch.bit_length() - 1) if math.isinf(epochs) else math.ceil(epochs / 10)
+    return epoch in {1, epochs} or epoch % interval == 0
+
+
+def num_epochs(trainer: Trainer) -> float:
+    """Return the number of epochs of a run, infinite where only time limits it.
+
+    Args:
+        trainer: The trainer, whose training has begun.
+
+    Returns:
+        The number of epochs.
+    """
     limits: list[float] = []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         limits.append(trainer.max_epochs)

@@ -1,0 +1,140 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What ``anomalib-transfusion explain`` does: film strips and animations of images in files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .film_strip import check_output, visualize_reverse_process
+
+__all__ = ["explain_files"]
+
+# A film strip and an animation.
+SUFFIXES = (".png", ".gif")
+
+
+def explain_files(
+    paths: Sequence[Path],
+    checkpoint: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    num_inference_steps: int | None = None,
+    device: str = "auto",
+    **options: Any,  # noqa: ANN401
+) -> list[Path]:
+    """Write film strips and animations.
+
+    Args:
+        paths: Images, and folders of images.
+        checkpoint: Checkpoint of the model.
+        output: Folder to write into, or the file for the only image.
+        overwrite: Whether files may be replaced.
+        num_inference_steps: Network passes, or ``None`` for as many as in the checkpoint.
+        device: Where the model runs, in PyTorch's words, or ``auto``.
+        options: As in :func:`visualize_reverse_process`.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileExistsError: If a file exists and must not be replaced.
+        FileNotFoundError: If there is no such image or checkpoint, or no folder to write into.
+        ValueError: If a value is impossible, or a file cannot be read.
+    """
+    from anomalib_transfusion.models import TransFusion
+
+    place = _find_device(device)
+    images = _find_images(paths)
+    plan = _plan(images, output)
+    existing = [path for outputs in plan for path in outputs if path.exists()]
+    if existing and not overwrite:
+        more = f" (and {len(existing) - 1} more files)" if len(existing) > 1 else ""
+        msg = f"{existing[0]} exists{more}; choose another --output, or pass --overwrite true."
+        raise FileExistsError(msg)
+    if not checkpoint.is_file():
+        msg = f"There is no checkpoint {checkpoint}. Pass the model.ckpt of a training with --ckpt."
+        raise FileNotFoundError(msg)
+    parameters = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
+    model = TransFusion.load_from_checkpoint(checkpoint, map_location=place, **parameters)
+    for image, outputs in zip(images, plan, strict=True):
+        if not _is_file(output):
+            outputs[0].parent.mkdir(parents=True, exist_ok=True)
+        visualize_reverse_process(model, image, outputs, **options)
+    return [path for outputs in plan for path in outputs]
+
+
+def _find_device(device: str) -> torch.device:
+    """Return where the model runs: on an accelerator if there is one, unless told otherwise.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.empty(1, device=device)
+        return torch.device(device)
+    # What is raised depends on the device: RuntimeError, AssertionError, NotImplementedError, ...
+    except Exception as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        msg = f"device={device!r} cannot be used ({reason}). Choose auto, cpu, cuda, mps or another that is there."
+        raise ValueError(msg) from error
+
+
+def _find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the images among paths and in folders, each of them once.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no image in a folder.
+    """
+    from anomalib.data.utils.image import get_image_filenames_from_dir
+
+    images: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            try:
+                images += get_image_filenames_from_dir(path)
+            except ValueError as error:
+                msg = f"There is no image in the folder {path}. Pass an image, or a folder that holds some."
+                raise FileNotFoundError(msg) from error
+        elif path.is_file():
+            images.append(path)
+        else:
+            msg = f"There is no {path}. Pass an image, or a folder of images."
+            raise FileNotFoundError(msg)
+    return list(dict.fromkeys(image.absolute() for image in images))
+
+
+def _is_file(output: Path) -> bool:
+    """Tell whether an output is meant as a file, not as a folder."""
+    return output.suffix != "" and not output.is_dir()
+
+
+def _plan(images: Sequence[Path], output: Path) -> list[list[Path]]:
+    """Return the files to write for each image.
+
+    Raises:
+        FileNotFoundError: If there is no folder to write into.
+        ValueError: If one file is to hold several images, two images would have one name, or a suffix is unknown.
+    """
+    if _is_file(output):
+        check_output(output)
+        if len(images) > 1:
+            msg = f"--output {output} is one file, but there are {len(images)} images. Pass a folder instead."
+            raise ValueError(msg)
+        return [[output]]
+    # The folders below the one that all images share keep apart images of one name.
+    shared = Path(os.path.commonpath([image.parent for image in images]))
+    stems = [output / image.relative_to(shared).with_suffix("") for image in images]
+    twice = [stem for stem in stems if stems.count(stem) > 1]
+    if twice:
+        same = ", ".join(str(image) for image, stem in zip(images, stems, strict=True) if stem == twice[0])
+        msg = f"{same} would be written to the same file {twice[0].with_suffix(SUFFIXES[0])}. Pass them one by one."
+        raise ValueError(msg)
+    return [[stem.parent / f"{stem.name}{suffix}" for suffix in SUFFIXES] for stem in stems]

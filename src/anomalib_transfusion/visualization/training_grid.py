@@ -1,0 +1,170 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A picture now and then of what the network makes of the synthetic anomalies that it is trained on."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from anomalib.loggers.base import ImageLoggerBase
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from PIL import Image
+
+from anomalib_transfusion.files import written_whole
+
+from .panels import draw_table, to_panel
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from anomalib_transfusion.models.transfusion.loss import Target
+    from anomalib_transfusion.models.transfusion.unet import Prediction
+
+__all__ = ["TrainingGrid"]
+
+HEADS = ("input\nxₜ", "true\nmask", "predicted\nmask", "true normal\nappearance", "predicted normal\nappearance")
+PANEL_SIZE = 128
+
+
+class _Samples(NamedTuple):
+    """What is shown of a training step, on the CPU.
+
+    Attributes:
+        panels: Images in [0, 1] for each column of the grid, ``(B, C, H, W)`` each.
+        beta: Transparency of each sample's anomaly.
+    """
+
+    panels: list[torch.Tensor]
+    beta: list[float]
+
+
+class TrainingGrid(Callback):
+    """Draws a few samples of a training step: input, true and predicted mask, true and predicted normal appearance.
+
+    TransFusion adds it to every training by itself, unless ``visualizer=False``. The samples are those of the last full
+    batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at random for it.
+    The pictures go to the folder ``images/training`` of the run, and to the loggers that take images: anomalib's
+    (comet, MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get none. Of
+    several processes the first one draws.
+
+    Args:
+        every_n_epochs: After how many epochs to draw, beside the first and the last one. ``None`` gives about ten
+            pictures, or pictures after 1, 2, 4, 8, ... epochs where only time limits the training.
+        num_samples: How many samples to draw, those with an anomaly first.
+        output_dir: Folder to write into instead.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int | None = None,
+        num_samples: int = 4,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("num_samples", num_samples)):
+            if value is not None and value < 1:
+                msg = f"{name}={value} is impossible; expected 1 or more. To draw nothing, pass visualizer=False."
+                raise ValueError(msg)
+        self.every_n_epochs = every_n_epochs
+        self.num_samples = num_samples
+        self.output_dir = output_dir
+        self._samples: _Samples | None = None
+        self._handle: RemovableHandle | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Look at what the loss is given in this step, if it is one to draw."""
+        del batch
+        if trainer.is_global_zero and batch_idx == _last_full_batch(trainer) and self._due(trainer):
+            self._handle = pl_module.loss.register_forward_hook(self._keep)  # type: ignore[union-attr]
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Draw what was kept."""
+        del pl_module, outputs, batch, batch_idx
+        self._remove_hook()
+        if self._samples is None:
+            return
+        grid = _draw(self._samples)
+        self._samples = None
+        name = f"epoch_{trainer.current_epoch + 1:04d}.png"
+        try:
+            with written_whole(self._folder(trainer) / name) as partial:
+                grid.save(partial, format="PNG")
+        except OSError as error:
+            # No reason to end a training of days, and the other processes would wait for this one.
+            rank_zero_warn(f"The training goes on without a picture: {error}")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # One name for all: TensorBoard has a slider for the steps.
+                logger.experiment.add_image("training", np.array(grid), trainer.global_step, dataformats="HWC")
+            elif isinstance(logger, ImageLoggerBase):
+                logger.add_image(np.array(grid), name=f"training/{name}", global_step=trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the model as it was."""
+        del trainer, pl_module, exception
+        self._remove_hook()
+        self._samples = None
+
+    def _remove_hook(self) -> None:
+        """Look no longer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _due(self, trainer: Trainer) -> bool:
+        """Tell whether this epoch has a picture."""
+        from anomalib_transfusion.models.transfusion.validation import is_milestone, num_epochs
+
+        return is_milestone(trainer.current_epoch + 1, num_epochs(trainer), self.every_n_epochs)
+
+    @torch.no_grad()
+    def _keep(self, loss: torch.nn.Module, arguments: tuple[Any, ...], terms: Any) -> None:  # noqa: ANN401
+        """Keep some samples of the step: a hook of the loss, which sees prediction and truth alike."""
+        del loss, terms
+        prediction: Prediction
+        target: Target
+        prediction, target, x_t, beta, _ = arguments
+        # Stable, so that equal areas keep their order.
+        chosen = target.mask.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[: self.num_samples]
+        panels = (
+            (x_t[chosen] + 1) / 2,
+            target.mask[chosen],
+            prediction.mask_logits[chosen].float().sigmoid(),
+            (target.normal[chosen] + 1) / 2,
+            (prediction.normal[chosen].float() + 1) / 2,
+        )
+        self._samples = _Samples([panel.cpu() for panel in panels], beta.flatten()[chosen].tolist())
+
+    def _folder(self, trainer: Trainer) -> Path:
+        """Return the folder of this run's pictures."""
+        return Path(self.output_dir or Path(trainer.default_root_dir) / "images" / "training")
+
+
+def _last_full_batch(trainer: Trainer) -> int:
+    """Return the number of the last batch of an epoch but one, since the last may be small; the first where unknown."""
+    batches = trainer.num_training_batches
+    return max(0, int(batches) - 2) if math.isfinite(batches) else 0
+
+
+def _draw(samples: _Samples) -> Image.Image:
+    """Draw a row for each sample."""
+    height, width = samples.panels[0].shape[-2:]
+    scale = PANEL_SIZE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    rows = [[to_panel(image, size) for image in row] for row in zip(*samples.panels, strict=True)]
+    return draw_table(rows, HEADS, names=[f"βₜ = {beta:.2f}" for beta in samples.beta])
