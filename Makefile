@@ -7,8 +7,11 @@ READY := $(VENV)/.ready
 SIZE ?= small
 MINUTES ?= 25
 GPU_PYTHON ?= $(BIN)/python
+# Of the quality benchmark: a folder with MVTecAD/CATEGORY and dtd.
+DATASETS ?= $(or $(TRANSFUSION_DATASETS),../shared/datasets)
+CATEGORY ?= magnetic_tile
 
-.PHONY: demo test test-slow test-versions bench bench-gpu lint clean
+.PHONY: demo test test-slow test-versions bench bench-gpu quality lint clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -49,6 +52,10 @@ bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(ARGUMENTS)
+
+quality: $(READY)  ## detection quality on a real category, beside Draem and Patchcore, in MINUTES
+	$(BIN)/python benchmarks/quality.py --root $(DATASETS)/MVTecAD --category $(CATEGORY) \
+		--textures $(DATASETS)/dtd --minutes $(MINUTES) $(ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache

@@ -124,6 +124,8 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         msg = "PyTorch finds no GPU here. Try the list without one: --device cpu --size tiny."
         raise SystemExit(msg)
+    # Told to stop, it ends by an exception, so that what is running ends with it and the summary says so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     start = perf_counter()
     device = torch.device(options.device)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ def main() -> int:
         if left < item.least * scale:
             row["status"] = f"skipped: {max(0.0, left):.1f} minutes are left, and it needs {item.least * scale:.1f}"
         else:
-            row["status"] = "running"
+            row["status"] = "cut off"
             record.write(path, summary)
             row.update(run_item(item, options, min(item.minutes, left)))
         print(f"{item.name}: {row['status']}" + (f", {row['seconds']:.0f} s" if "seconds" in row else ""), flush=True)

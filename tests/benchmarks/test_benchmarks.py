@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,26 @@ def test_gpu_list_keeps_to_its_time(tmp_path):
     assert first["seconds"] < 20
     assert (tmp_path / first["log"]).is_file()
     assert rest[-1]["status"].startswith("skipped")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_gpu_list_that_is_told_to_stop_ends_what_it_has_started(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--size", "tiny", "--device", "cpu"]
+    with subprocess.Popen([*command, "--output", str(tmp_path)], stdout=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (items := [int(child) for child in children.read_text().split() if is_item(int(child))]):
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{item}").exists() for item in items)
+    first, *rest = read(tmp_path, "gpu-tiny")["items"]
+    assert first["status"] == "cut off"
+    assert {item["status"] for item in rest} == {"not reached"}
+
+
+def is_item(pid: int) -> bool:
+    """Tell whether a process is one of the benchmarks that gpu.py starts."""
+    return "inference.py" in Path(f"/proc/{pid}/cmdline").read_text("utf-8")
 
 
 def test_gpu_list_without_a_gpu_says_so(tmp_path):

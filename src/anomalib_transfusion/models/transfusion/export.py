@@ -85,6 +85,7 @@ class LoopExport(ExportMixin):
             Path: The ONNX model.
 
         Raises:
+            RuntimeError: If PyTorch's exporter does not keep the loop.
             ValueError: If the model works on tiles.
         """
         if self.model.tiler is not None:
@@ -180,6 +181,14 @@ def _tidy(path: Path, num_steps: int | None) -> None:
     model = onnx.load(path, load_external_data=False)
     if num_steps is not None:
         _unroll(model.graph, num_steps)
+    elif not any(node.op_type == "Scan" for node in model.graph.node):
+        # The exporter has a second way, without a loop, which it takes in silence where the first fails.
+        path.unlink()
+        msg = (
+            f"PyTorch {torch.__version__} did not keep the reverse process as a loop, so {path} was not written. Pass "
+            "unroll=True to have its steps written out, which takes many minutes, or try another version of PyTorch."
+        )
+        raise RuntimeError(msg)
     _drop_notes(model.graph)
     onnx.save(model, path)
 

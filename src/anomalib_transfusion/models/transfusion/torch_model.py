@@ -297,7 +297,9 @@ class TransFusionModel(nn.Module):
         """Take one step of the reverse process in the form of :func:`scan_steps`."""
         x_t, mask, mask_sum = state
         step = self._step(x_t, mask, timestep.expand(x_t.shape[0]), beta, next_beta)
-        return step.x_next, step.mask, mask_sum + step.mask
+        # What a loop hands on must keep its strides as well, also those of a single channel, which mean nothing.
+        x_next, mask = (part.clone(memory_format=torch.contiguous_format) for part in (step.x_next, step.mask))
+        return x_next, mask, mask_sum + mask
 
     def final_map(self, images: torch.Tensor, process: ReverseProcess) -> torch.Tensor:
         """Combine mask and reconstruction error, and smooth the result (paper Eq. 10).
