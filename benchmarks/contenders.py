@@ -87,7 +87,7 @@ def _images(setting: Setting, batch: int | None = None) -> torch.Tensor:
     return torch.rand(batch or setting.batch, 3, setting.image_size, setting.image_size, device=setting.device)
 
 
-def _transfusion(setting: Setting, precision: Precision = "auto", channels_last: bool = True) -> TransFusion:
+def _transfusion(setting: Setting, precision: Precision = "auto", channels_last: bool | None = None) -> TransFusion:
     size = (setting.image_size, setting.image_size)
     model = TransFusion(
         pre_processor=TransFusion.configure_pre_processor(size),
@@ -168,7 +168,7 @@ def _anomalib_perlin(setting: Setting) -> Built:
 def _our_training(
     setting: Setting,
     precision: Precision = "auto",
-    channels_last: bool = True,
+    channels_last: bool | None = None,
     compiled: bool = False,
 ) -> Built:
     """Train as ``TransFusion.training_step`` and its optimiser do."""
@@ -213,7 +213,7 @@ def _plain_training(setting: Setting) -> Built:
 def _our_inference(
     setting: Setting,
     precision: Precision = "auto",
-    channels_last: bool = True,
+    channels_last: bool | None = None,
     compiled: bool = False,
 ) -> Built:
     """Run the reverse process on a batch."""

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from threading import Event
+from time import perf_counter, sleep
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ import record
 HERE = Path(__file__).resolve().parent
 # What is left of an item's time when it is told to stop, for writing and for what cannot be interrupted.
 GRACE_MINUTES = 1.0
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def make_items(options: argparse.Namespace) -> list[Item]:
 PRECISIONS = ("fp32", "bf16")
 
 
-def run_item(item: Item, options: argparse.Namespace, minutes: float) -> dict[str, Any]:
-    """Run an item for at most some minutes, and say how it ended."""
+def run_item(item: Item, options: argparse.Namespace, minutes: float, told_to_stop: Event) -> dict[str, Any]:
+    """Run an item for at most some minutes, or until told to stop, and say how it ended."""
     grace = min(GRACE_MINUTES, minutes / 3)
     size = "full" if item.arguments[0] == "passes.py" and options.size != "tiny" else options.size
     script, *arguments = item.arguments
@@ -95,10 +97,9 @@ def run_item(item: Item, options: argparse.Namespace, minutes: float) -> dict[st
             start_new_session=True,
         )
         try:
-            code = process.wait(60 * minutes)
-            status = "done" if code == 0 else f"failed with exit code {code}"
-        except subprocess.TimeoutExpired:
-            status = "cut off"
+            while process.poll() is None and perf_counter() - start < 60 * minutes and not told_to_stop.is_set():
+                sleep(POLL_SECONDS)
+            status = {None: "cut off", 0: "done"}.get(process.poll(), f"failed with exit code {process.poll()}")
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -124,8 +125,9 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         msg = "PyTorch finds no GPU here. Try the list without one: --device cpu --size tiny."
         raise SystemExit(msg)
-    # Told to stop, it ends by an exception, so that what is running ends with it and the summary says so.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Told to stop, it ends what is running and says so in the summary.
+    told_to_stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_stop.set())
     start = perf_counter()
     device = torch.device(options.device)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,10 @@ def main() -> int:
         else:
             row["status"] = "cut off"
             record.write(path, summary)
-            row.update(run_item(item, options, min(item.minutes, left)))
+            row.update(run_item(item, options, min(item.minutes, left), told_to_stop))
+        if told_to_stop.is_set():
+            record.write(path, summary)
+            return 128 + signal.SIGTERM
         print(f"{item.name}: {row['status']}" + (f", {row['seconds']:.0f} s" if "seconds" in row else ""), flush=True)
     summary["finished"] = True
     record.write(path, summary)

@@ -5,12 +5,14 @@
 
     python benchmarks/passes.py --checkpoint model.ckpt                                        # demo surface
     python benchmarks/passes.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
+    python benchmarks/passes.py --checkpoint model.ckpt --steps 1 --start 19 15 10 5 2 1 --name single  # one pass
 
 The scores are the model's own, before the post-processor clips them with limits that were found with other passes.
 ``--size tiny`` tries the script on a network that was not trained.
 """
 
 import argparse
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -30,6 +32,8 @@ from defects import read_batches
 
 PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}
 STEPS = (20, 10, 5, 3, 2, 1)
+# The most timesteps that a label lists.
+LISTED = 3
 METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
 TINY_SURFACE = {"image_size": 64, "num_train_images": 2, "num_test_images": 4, "num_defect_images": 1}
 
@@ -58,15 +62,16 @@ def evaluate(
     model: TransFusion,
     batches: list[ImageBatch],
     steps: int,
+    first: int | None,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Run the reverse process with some number of passes on all images.
+    """Run the reverse process with some number of passes, the first at some timestep, on all images.
 
     Returns:
         The timesteps, the metrics and the images per second.
     """
     network = model.model
-    network.inference_timesteps = inference_timesteps(network.timesteps, steps, options.start)
+    network.inference_timesteps = inference_timesteps(network.timesteps, steps, first)
     metrics = {metric.name: metric.cpu() for metric in TransFusion.configure_evaluator().test_metrics}  # type: ignore[union-attr]
     device = torch.device(options.device)
     seconds, images = 0.0, 0
@@ -105,8 +110,20 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw the metrics and the images per second over the number of passes."""
+def named(options: argparse.Namespace) -> str:
+    """Say what the points differ by."""
+    return "network passes" if len(options.start) == 1 else "first timestep, or timesteps"
+
+
+def label(point: dict[str, Any], options: argparse.Namespace) -> str:
+    """Name a point."""
+    if len(options.start) == 1:
+        return str(point["passes"])
+    return ", ".join(map(str, point["timesteps"])) if point["passes"] <= LISTED else f"{point['timesteps'][0]}, ..."
+
+
+def draw(points: list[dict[str, Any]], title: str, path: Path, labels: list[str], what: str) -> None:
+    """Draw the metrics and the images per second of the points."""
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     places = range(len(points))
@@ -122,8 +139,8 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
         below.annotate(number, (place, point["images_per_second"]), (0, 2), textcoords="offset points", ha="center")
     below.margins(y=0.2)
     below.set_ylabel("images per second")
-    below.set_xticks(places, [str(point["passes"]) for point in points])
-    below.set_xlabel("network passes")
+    below.set_xticks(places, labels)
+    below.set_xlabel(what)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
@@ -138,7 +155,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
     parser.add_argument("--category", default="brick")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="values of num_inference_steps")
-    parser.add_argument("--start", type=int, help="first timestep; the paper's by default")
+    parser.add_argument("--start", type=int, nargs="+", default=[None], help="first timestep; the paper's by default")
+    parser.add_argument("--name", default="", help="added to the name of the result")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
@@ -151,17 +169,21 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         batches = read_batches(model, load_data(options, Path(folder)))
     model.to(device)
-    name = f"passes-{options.category}" + ("" if options.precision == "fp32" else f"-{options.precision}")
+    name = (
+        f"passes-{options.category}"
+        + (f"-{options.name}" if options.name else "")
+        + ("" if options.precision == "fp32" else f"-{options.precision}")
+    )
     path = record.result_path(options.output, name, device)
     points: list[dict[str, Any]] = []
     result = {"benchmark": name, "finished": False, **record.header(device), "precision": options.precision}
     result |= {"checkpoint": str(options.checkpoint), "points": points}
     record.write(path, result)
-    for steps in options.steps:
+    for steps, first in product(options.steps, options.start):
         if steps > model.model.timesteps or (points and perf_counter() - begin > 60 * options.minutes):
             print(f"num_inference_steps={steps} is left out: too many for the model, or no time was left.")
             continue
-        points.append(evaluate(model, batches, steps, options))
+        points.append(evaluate(model, batches, steps, first, options))
         record.write(path, result)
     if not points:
         msg = f"--steps {options.steps}: none is possible with {model.model.timesteps} timesteps; pass smaller ones."
@@ -169,12 +191,12 @@ def main() -> None:
     result["finished"] = True
     record.write(path, result)
     rows = [
-        [str(point["passes"]), *(f"{point[name]:.4f}" for name in METRICS), f"{point['images_per_second']:.3g}"]
+        [label(point, options), *(f"{point[name]:.4f}" for name in METRICS), f"{point['images_per_second']:.3g}"]
         for point in points
     ]
     title = f"{options.category}, {options.precision}, {record.device_name(device)}"
-    record.show(title, ["passes", *METRICS.values(), "images/s"], rows, [f"Written to {path}"])
-    draw(points, title, path.with_suffix(".png"))
+    record.show(title, [named(options), *METRICS.values(), "images/s"], rows, [f"Written to {path}"])
+    draw(points, title, path.with_suffix(".png"), [label(point, options) for point in points], named(options))
 
 
 if __name__ == "__main__":

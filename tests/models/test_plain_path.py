@@ -26,7 +26,7 @@ NETWORK = {"base_channels": 16, "channel_multipliers": (1, 2, 2), "num_blocks": 
 def build(seed: int = 0, **parameters) -> TransFusionModel:
     """Build a model whose masks are neither all zero nor all one."""
     torch.manual_seed(seed)
-    model = TransFusionModel(**{"timesteps": 6, **NETWORK, **parameters})
+    model = TransFusionModel(**{"timesteps": 6, "precision": "single", **NETWORK, **parameters})
     model.network.mask_head.conv.weight.data.mul_(20)
     return model
 

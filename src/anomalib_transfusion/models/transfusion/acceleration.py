@@ -10,7 +10,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-__all__ = ["Precision", "autocast_network", "check_precision", "prefers_bfloat16", "run_network"]
+__all__ = [
+    "Precision",
+    "autocast_network",
+    "check_precision",
+    "prefers_bfloat16",
+    "prefers_channels_last",
+    "run_network",
+]
 
 Precision = Literal["auto", "single", "bfloat16"]
 
@@ -48,20 +55,33 @@ def autocast_network(precision: Precision, device: torch.device) -> AbstractCont
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def run_network(network: nn.Module, *inputs: torch.Tensor) -> Any:  # noqa: ANN401
+def prefers_channels_last(device: torch.device) -> bool:
+    """Tell whether channels-last memory is to be preferred: where autocast lets the network compute in 16 bits.
+
+    There it halves the time on a CPU with AMX. In single precision on a CPU it saves some percent, and PyTorch's group
+    normalisation is hundreds of times less exact in it than in contiguous memory (2e-4 at 64 channels and 256 pixels).
+
+    Args:
+        device: Device of the images.
+    """
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool = False) -> Any:  # noqa: ANN401
     """Run a network that may have been compiled; where the compiler fails, warn and go on without it.
 
     Args:
         network: The network, compiled by :meth:`torch.nn.Module.compile` or not.
         inputs: Its inputs.
+        channels_last: Whether it computes in channels-last memory.
 
     Returns:
         Its outputs.
     """
     if _is_exporting():
-        return network.forward(*inputs)
+        return network.forward(*inputs, channels_last=channels_last)
     try:
-        return network(*inputs)
+        return network(*inputs, channels_last=channels_last)
     # The compiler's errors have no common class: no C++ compiler, no driver, an operation that it does not know.
     except Exception as error:
         if network._compiled_call_impl is None:  # noqa: SLF001
@@ -74,7 +94,7 @@ def run_network(network: nn.Module, *inputs: torch.Tensor) -> Any:  # noqa: ANN4
             RuntimeWarning,
             stacklevel=2,
         )
-        return network(*inputs)
+        return network(*inputs, channels_last=channels_last)
 
 
 def _is_exporting() -> bool:

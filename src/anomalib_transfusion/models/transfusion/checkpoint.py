@@ -180,8 +180,7 @@ def export_official(network: ResUNet) -> dict[str, torch.Tensor]:
         msg = "The authors' network always has positional encoding and previous mask; this one lacks an input."
         raise ValueError(msg)
     weights = network.state_dict()
-    # The authors' network has no channels-last weights, and safetensors writes none.
-    state = {key: weights[mine].contiguous() for mine, key in official_keys(network).items()}
+    state = {key: weights[mine] for mine, key in official_keys(network).items()}
     state[POSITIONAL_FREQUENCY_KEY] = torch.ones(1)
     return state
 

@@ -13,7 +13,7 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .acceleration import Precision, autocast_network, check_precision, run_network
+from .acceleration import Precision, autocast_network, check_precision, prefers_channels_last, run_network
 from .export import Carry, scan_steps
 from .parameters import check_arguments
 from .tensors import check_images, check_shape
@@ -93,7 +93,7 @@ class TransFusionModel(nn.Module):
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
         precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
             is several times faster with it. Weights, losses and the reverse process stay in single precision.
-        channels_last: Whether the network computes in channels-last memory, where convolutions are faster.
+        channels_last: Whether the network computes in channels-last memory; ``None``: where it computes in bfloat16.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
 
     Raises:
@@ -120,7 +120,7 @@ class TransFusionModel(nn.Module):
         discriminative_weight: float = 0.95,
         filter_size: int = 7,
         precision: Precision = "auto",
-        channels_last: bool = True,
+        channels_last: bool | None = None,
         compile: bool = False,  # noqa: A002
     ) -> None:
         check_arguments(TransFusionModel.__init__, locals())
@@ -145,9 +145,7 @@ class TransFusionModel(nn.Module):
         self.discriminative_weight = discriminative_weight
         self.filter_size = filter_size
         self.precision: Precision = precision
-        if channels_last:
-            # Convolutions follow the format of their weights, whatever that of the images.
-            self.network.to(memory_format=torch.channels_last)
+        self.channels_last = channels_last
         if compile:
             self.network.compile()
         self._tiler: Tiler | None = None
@@ -165,7 +163,8 @@ class TransFusionModel(nn.Module):
 
     def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
         """Run the network, on tiles where a tiler is set."""
-        network = partial(run_network, self.network)
+        channels_last = prefers_channels_last(x_t.device) if self.channels_last is None else self.channels_last
+        network = partial(run_network, self.network, channels_last=channels_last)
         if self.tiler is None:
             return network(x_t, previous_mask, timestep)
         return predict_tiles(network, self.tiler, x_t, previous_mask, timestep)

@@ -304,13 +304,20 @@ class ResUNet(nn.Module):
         self.normal_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
         self.mask_head = MaskHead(base_channels)
 
-    def forward(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
+    def forward(
+        self,
+        x_t: torch.Tensor,
+        previous_mask: torch.Tensor,
+        timestep: torch.Tensor,
+        channels_last: bool = False,
+    ) -> Prediction:
         """Predict anomaly appearance, normal appearance and mask of an image at a timestep.
 
         Args:
             x_t: Image in [-1, 1], ``(B, 3, H, W)``; H and W multiples of ``stride``.
             previous_mask: Mask of the step before in {0, 1}, ``(B, 1, H, W)``; unused without ``previous_mask``.
             timestep: Timestep of each sample, ``(B,)``.
+            channels_last: Whether to compute in channels-last memory.
 
         Returns:
             The predictions, ``(B, 3, H, W)``, ``(B, 3, H, W)`` and ``(B, 1, H, W)``.
@@ -323,7 +330,11 @@ class ResUNet(nn.Module):
             inputs.append(rows[None, None, :, None].expand(x_t.shape[0], 1, -1, x_t.shape[3]))
         time = self.time_embedding(timestep)
 
-        x = self.input_projection(torch.cat(inputs, dim=1))
+        x = torch.cat(inputs, dim=1)
+        if channels_last:
+            # Convolutions follow the format of their input, whatever that of their weights.
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.input_projection(x)
         skips = [x]
         for level in self.encoder:
             x = level(x, time, skips)
