@@ -49,6 +49,7 @@ bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 	$(BIN)/python benchmarks/synthesis.py --size $(SIZE)
 	$(BIN)/python benchmarks/training_step.py --size $(SIZE)
 	$(BIN)/python benchmarks/inference.py --size $(SIZE)
+	$(BIN)/python benchmarks/stages.py --size $(SIZE)
 
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(ARGUMENTS)

@@ -61,6 +61,7 @@ def make_items(options: argparse.Namespace) -> list[Item]:
         Item(f"inference, batch {batch}", ["inference.py", "--batch", batch], 6, 2),
         Item("training step", ["training_step.py"], 6, 2),
         Item("synthesis", ["synthesis.py"], 2, 1),
+        Item("where the time goes", ["stages.py"], 1.5, 0.5),
         Item("inference, batch 1", ["inference.py", "--batch", "1"], 5, 2),
         Item(
             "batches until memory ends",

@@ -122,6 +122,20 @@ def test_larger_and_larger_batches(tmp_path):
     assert all(point["units_per_second"] > 0 for point in points)
 
 
+def test_stages(tmp_path):
+    printed = run("stages.py", tmp_path)
+    result = read(tmp_path, "stages-tiny-batch2")
+    check_header(result)
+    assert set(result["stages"]) == {"training step", "inference"}
+    for operations in result["stages"].values():
+        assert sum(row["share"] for row in operations) == pytest.approx(1)
+        assert operations == sorted(operations, key=lambda row: -row["seconds"])
+    names = [{row["operation"] for row in operations} for operations in result["stages"].values()]
+    assert "aten::convolution_backward" in names[0] - names[1]
+    assert "aten::mkldnn_convolution" in names[0] & names[1]
+    assert printed.count("others") == 2
+
+
 def test_passes(tmp_path):
     printed = run("passes.py", tmp_path, "--steps", "20", "3", "1")
     result = read(tmp_path, "passes-brick")
@@ -147,8 +161,8 @@ def test_gpu_list_without_time_runs_nothing(tmp_path):
     printed = run("gpu.py", tmp_path, "--minutes", "0.0")
     result = read(tmp_path, "gpu-tiny")
     check_header(result)
-    assert [item["status"].split(":")[0] for item in result["items"]] == ["skipped"] * 7
-    assert printed.count("skipped: 0.0 minutes are left") >= 7
+    assert [item["status"].split(":")[0] for item in result["items"]] == ["skipped"] * 8
+    assert printed.count("skipped: 0.0 minutes are left") >= 8
     assert len(list(tmp_path.iterdir())) == 1
 
 

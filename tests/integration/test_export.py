@@ -13,6 +13,7 @@ from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from PIL import Image
 
+from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from paths import DATASETS, needs_datasets
 
 IMAGES = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
@@ -137,6 +138,33 @@ def test_steps_are_one_loop_or_written_out(trained, loop, tiny, tmp_path):
     assert not torch.allclose(expected(model, IMAGES)["anomaly_map"], expected(trained, IMAGES)["anomaly_map"])
     # Training goes on after an export.
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_channels_last_memory_keeps_the_loop(trained, tiny, tmp_path):
+    model = tiny(channels_last=True)
+    model.load_state_dict(trained.state_dict())
+    path = model.eval().to_onnx(tmp_path)
+    assert "Scan" in {node.op_type for node in onnx.load(path).graph.node}
+    assert_alike(run_onnx(path, IMAGES), expected(trained, IMAGES))
+
+
+@pytest.mark.slow
+def test_a_loop_that_the_exporter_loses_is_an_error(tiny, tmp_path):
+    """Where the first of the exporter's ways fails, here by strides that change, the second writes the steps out."""
+
+    class Restless(TransFusionModel):
+        """A model whose mask comes back from a step in another memory format."""
+
+        def _exported_step(self, *arguments):
+            x_t, mask, mask_sum = super()._exported_step(*arguments)
+            return x_t.contiguous(memory_format=torch.channels_last), mask, mask_sum
+
+    model = tiny().eval()
+    model.model.__class__ = Restless
+    with pytest.raises(RuntimeError, match=r"did not keep the reverse process as a loop.*unroll=True"):
+        model.to_onnx(tmp_path, input_size=(32, 32))
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 @pytest.mark.parametrize(
