@@ -8,7 +8,6 @@
 Times are those of the operations themselves, without what they call; on a GPU those of its kernels.
 """
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -68,7 +67,7 @@ def main() -> None:
     parser = options_parser(__doc__ or "")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--contender", default="default", help="one of those of training_step.py and inference.py")
-    options: argparse.Namespace = parser.parse_args()
+    options = parser.parse_args()
     batch = options.batch or BATCHES.get((options.size, options.device), BATCH_ON_GPU)
     device = torch.device(options.device)
     path = record.result_path(options.output, f"stages-{options.size}-batch{batch}", device)
