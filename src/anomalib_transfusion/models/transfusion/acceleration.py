@@ -64,7 +64,10 @@ def prefers_channels_last(device: torch.device) -> bool:
     Args:
         device: Device of the images.
     """
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    # What is exported is in single precision, and PyTorch 2.10 cannot trace the question.
+    return (
+        not _is_exporting() and torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    )
 
 
 def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool = False) -> Any:  # noqa: ANN401
