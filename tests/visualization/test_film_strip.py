@@ -266,6 +266,7 @@ def explain(*arguments, folder, fails=False):
     return done.stderr if fails else done.stdout
 
 
+@pytest.mark.slow
 def test_command_on_a_folder(checkpoint, photographs, tmp_path):
     printed = explain("photographs", "--ckpt", checkpoint, "--device", "cpu", folder=tmp_path)
     names = ["crack/1.gif", "crack/1.png", "crack/2.gif", "crack/2.png", "hole/1.gif", "hole/1.png"]
@@ -297,6 +298,7 @@ def test_command_with_options_and_an_existing_file(checkpoint, photographs, tmp_
     assert np.array_equal(np.asarray(strip), np.asarray(Image.open(tmp_path / "strip.png")))
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong_with_a_checkpoint(photographs, tmp_path):
     (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04 and nothing more")
     printed = explain(photographs, "--ckpt", "damaged.ckpt", folder=tmp_path, fails=True)

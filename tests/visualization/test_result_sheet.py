@@ -284,6 +284,7 @@ def test_two_processes_write_one_page_with_everything(surface_root, tmp_path):
     assert facts(page)["Defects"] == "5"
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_no_page_or_the_one_before(surface_root, tmp_path):
     done = run(tmp_path, surface_root, 1, "dies")
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
