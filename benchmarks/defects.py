@@ -24,7 +24,6 @@ class Found(NamedTuple):
         images: In [0, 1], ``(N, 3, H, W)``.
         masks: True masks, ``(N, H, W)``.
         kinds: Folder of each image: ``good`` or the name of its defect.
-        names: File name of each image.
         maps: Anomaly maps, ``(N, H, W)``.
         scores: Scores, ``(N,)``.
         reconstructions: In [0, 1], ``(N, 3, H, W)``, where the model makes them.
@@ -34,7 +33,6 @@ class Found(NamedTuple):
     images: torch.Tensor
     masks: torch.Tensor
     kinds: np.ndarray
-    names: list[str]
     maps: torch.Tensor
     scores: torch.Tensor
     reconstructions: torch.Tensor | None
@@ -60,14 +58,14 @@ def predict(model: AnomalibModule, data: AnomalibDataModule, device: torch.devic
     maps, scores, reconstructions, seconds = [], [], [], []
     for batch in batches:
         images = batch.image.to(device)
-        _synchronize(device)
+        synchronize(device)
         start = perf_counter()
         if hasattr(model.model, "predict"):
             result, process = model.model.predict(images)
             reconstructions.append(((process.reconstruction + 1) / 2).clamp(0, 1).float().cpu())
         else:
             result = model.model(images)
-        _synchronize(device)
+        synchronize(device)
         seconds.append(perf_counter() - start)
         maps.append(result.anomaly_map.float().cpu().reshape(-1, *images.shape[-2:]))
         scores.append(result.pred_score.float().cpu().flatten())
@@ -82,7 +80,6 @@ def predict(model: AnomalibModule, data: AnomalibDataModule, device: torch.devic
         images=torch.cat([batch.image for batch in batches]),
         masks=torch.cat(masks).reshape(len(paths), *maps[0].shape[-2:]).bool(),
         kinds=np.array([path.parent.name for path in paths]),
-        names=[path.name for path in paths],
         maps=torch.cat(maps),
         scores=torch.cat(scores),
         reconstructions=torch.cat(reconstructions) if reconstructions else None,
@@ -120,6 +117,7 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
     return results
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()

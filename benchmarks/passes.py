@@ -28,7 +28,7 @@ from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.reporting.plots import COLOURS, DPI
 from contenders import NETWORKS
-from defects import read_batches
+from defects import read_batches, synchronize
 
 PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}
 STEPS = (20, 10, 5, 3, 2, 1)
@@ -80,10 +80,10 @@ def evaluate(
         network.predict(batches[0].image.to(device))
         for batch in batches:
             given = batch.image.to(device)
-            _synchronize(device)
+            synchronize(device)
             start = perf_counter()
             predictions, _ = network.predict(given)
-            _synchronize(device)
+            synchronize(device)
             seconds += perf_counter() - start
             images += len(batch.image)
             result = ImageBatch(
@@ -103,11 +103,6 @@ def evaluate(
         "images": images,
         "images_per_second": images / seconds,
     }
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def named(options: argparse.Namespace) -> str:

@@ -28,7 +28,7 @@ def test_metrics_of_each_kind_against_scikit_learn():
     masks[:6] = False
     maps = torch.rand(15, 16, 16, generator=random) + 0.3 * masks
     scores = torch.rand(15, generator=random) + 0.2 * torch.from_numpy(kinds == "hole")
-    found = Found(torch.zeros(15, 3, 16, 16), masks, kinds, list(kinds), maps, scores, None, 1.0)
+    found = Found(torch.zeros(15, 3, 16, 16), masks, kinds, maps, scores, None, 1.0)
     results = measure(found)
     assert list(results) == [ALL, "crack", "hole"]
     for kind, chosen in (("hole", kinds != "crack"), ("crack", kinds != "hole"), (ALL, kinds != "")):

@@ -109,8 +109,9 @@ def caption(width: int, height: int, result: Result, threshold: float | None, fo
         parts.append(REMARKS[result.outcome])
     elif result.truth is not None:
         parts.append("labelled defective" if result.truth else "labelled good")
-    correct = {"false alarm": False, "miss": False, "defect found": True, "good passed": True}.get(result.outcome)
-    colour = {True: RIGHT, False: WRONG, None: PLAIN}[correct]
+    colour = PLAIN
+    if result.verdict is not None and result.truth is not None:
+        colour = RIGHT if result.verdict == result.truth else WRONG
     text = "    ".join(parts)
     size = fitted_font(text, width - 2 * MARGIN, dynamic_font_size((width, height), min_size=12, divisor=11), font)
     line = Image.new("RGB", (width, size + 2 * MARGIN), DARK)
