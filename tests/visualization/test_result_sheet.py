@@ -53,9 +53,9 @@ def engine(tmp_path):
     return Engine(default_root_dir=tmp_path, max_epochs=1, **settings)
 
 
-def page_of(engine):
+def page_of(engine, folder="images"):
     """Return the page of an engine's run."""
-    return Path(engine.trainer.default_root_dir) / "images/index.html"
+    return Path(engine.trainer.default_root_dir) / folder / "index.html"
 
 
 @pytest.mark.parametrize("name", ["Image", "Reconstruction", "Image + Anomaly Map", "Predicted mask + Ground truth"])
@@ -177,12 +177,15 @@ def test_sheets_and_page_of_a_run(tiny, surface, engine):
     assert (head["Images"], head["Defects"], head["Threshold"]) == ("7", "5", "0.5000")
     assert head["False alarms"] == str(outcomes.count("false alarm"))
     assert head["Misses"] == str(outcomes.count("miss"))
-    # The same again, and a prediction of some of the images: no row twice, and none of the run before.
+    # The same again, and a prediction of some of the images: no row twice, none of the run before, and the page and
+    # the sheets of the test, which know the truth, stay.
     engine.test(model, datamodule=surface)
     assert embedded(page)["results"] == data["results"]
+    before = {path: path.read_bytes() for path in page.parent.rglob("*.*")}
     scratches = PredictDataset(path=surface.root / "brick/test/scratch")
     engine.predict(model, dataset=scratches)
-    assert {row["kind"] for row in embedded(page_of(engine))["results"]} == {"scratch"}
+    assert {row["kind"] for row in embedded(page_of(engine, "images/predictions"))["results"]} == {"scratch"}
+    assert before == {path: path.read_bytes() for path in before}
 
 
 def test_threshold_is_on_the_scale_of_the_scores(tiny, surface, engine):
@@ -208,7 +211,7 @@ def test_without_post_processor_nothing_is_a_defect(tiny, surface, engine):
 
 def test_model_that_was_never_validated_says_so(tiny, surface, engine):
     engine.predict(tiny(visualizer=True), datamodule=surface)
-    assert "never validated" in embedded(page_of(engine))["note"]
+    assert "never validated" in embedded(page_of(engine, "images/predictions"))["note"]
 
 
 def test_formats_that_browsers_do_not_show(tiny, engine, tmp_path):

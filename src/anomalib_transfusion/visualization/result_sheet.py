@@ -39,7 +39,8 @@ class ResultSheet(ImageVisualizer):
 
     It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. The model has to keep the
     reconstructions of the batch that it evaluated last in an attribute ``reconstruction``, as TransFusion does. Without
-    ``output_dir`` the sheets go to the folder ``images`` of the run, and the page ``index.html`` with them.
+    ``output_dir`` the sheets go to the folder ``images`` of the run, those of predictions to its folder
+    ``predictions``, and the page ``index.html`` with them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
@@ -174,7 +175,8 @@ class ResultSheet(ImageVisualizer):
             image_auroc=None if auroc is None else float(auroc),
         )
         page = write_page(self._folder(trainer), list(results.values()), summary)
-        rank_zero_info(f"{len(results)} result sheets, and a page to browse them: {page}")
+        sheets = "1 result sheet" if len(results) == 1 else f"{len(results)} result sheets"
+        rank_zero_info(f"{sheets}, and a page to browse them: {page}")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the page over the sheets of all processes, and say where it is."""
@@ -182,7 +184,11 @@ class ResultSheet(ImageVisualizer):
 
     def _folder(self, trainer: Trainer) -> Path:
         """Return the folder of this run's sheets."""
-        return Path(self.output_dir or Path(trainer.default_root_dir) / "images")
+        if self.output_dir:
+            return Path(self.output_dir)
+        folder = Path(trainer.default_root_dir) / "images"
+        # Predictions of test images have no ground truth: they must not replace the sheets and the page of the test.
+        return folder / "predictions" if trainer.predicting else folder
 
 
 def data_name(trainer: Trainer, results: Iterable[Result]) -> str:

@@ -54,11 +54,13 @@ class RareValidation(Callback):
         validation_cost = _num_images(trainer.val_dataloaders) * self.passes
         training_cost = _num_images(trainer.train_dataloader) * PASSES_PER_TRAINING_IMAGE
         self.interval = validation_interval(validation_cost / training_cost, num_epochs(trainer))
-        rank_zero_info(
-            f"TransFusion validates every {self.interval} epochs and after the last one, because a validation costs as "
-            f"much as {validation_cost / training_cost:.1f} epochs. Set the trainer's check_val_every_n_epoch to "
-            "choose yourself.",
-        )
+        # After every epoch is what the trainer said anyway.
+        if self.interval > 1:
+            rank_zero_info(
+                f"TransFusion validates every {self.interval} epochs and after the last one, because a validation "
+                f"costs as much as {validation_cost / training_cost:.1f} epochs. Set the trainer's "
+                "check_val_every_n_epoch to choose yourself.",
+            )
 
     def on_train_batch_end(
         self,
