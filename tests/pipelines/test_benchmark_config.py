@@ -134,6 +134,36 @@ def test_configs_of_the_repository(name, categories, epochs):
         assert "init_args" not in ours.model
 
 
+def test_ablations_of_the_paper():
+    """Each row differs from the first one, TransFusion, by what its name says."""
+    config = yaml.safe_load((ROOT / "configs/benchmark/ablation.yaml").read_text())
+    check_config(config)
+    rows = expand(config["benchmark"], "cpu")
+    check_rows(rows)
+    whole = next(row for row in rows if row.name == "TransFusion")
+    given = dict(whole.model["init_args"].items())
+    changes = {row.name: {k: v for k, v in row.model["init_args"].items() if given.get(k) != v} for row in rows}
+    assert changes == {
+        "TransFusion": {},
+        "no positional encoding": {"positional_encoding": False},
+        "no previous mask": {"previous_mask": False},
+        "no L_n": {"normal_weight": 0},
+        "no L_m": {"mask_weight": 0},
+        "no L_a": {"anomaly_weight": 0},
+        "no L_c": {"consistency_weight": 0},
+        "last mask only": {"mask_aggregation": "last", "discriminative_weight": 1},
+        "M_disc only": {"discriminative_weight": 1},
+        "M_recon only": {"discriminative_weight": 0},
+        "5 timesteps": {"timesteps": 5},
+        "10 timesteps": {"timesteps": 10},
+        "50 timesteps": {"timesteps": 50},
+        "quadratic schedule": {"schedule": "quadratic"},
+        "root schedule": {"schedule": "root"},
+    }
+    assert all(row.trainer == whole.trainer for row in rows)
+    assert {row.seed for row in rows} == {1, 2}
+
+
 def test_draem_with_photographs_reads_all_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = draem_with_photographs()
