@@ -197,7 +197,7 @@ def parse(row: Row) -> tuple[ArgumentParser, Namespace]:
         # A copy, because jsonargparse writes into what it parses.
         parsed = parser.parse_object(deepcopy({"model": row.model, "data": row.data, "trainer": row.trainer}))
     except ArgumentError as error:
-        msg = _readable(str(error))
+        msg = f"{_readable(str(error))}. Check the name and the value in the config."
         raise ValueError(msg) from None
     return parser, parsed
 
