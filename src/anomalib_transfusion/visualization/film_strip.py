@@ -150,8 +150,8 @@ def _check_ranges(columns: int, rows: Sequence[Row], panel_size: int, duration: 
         raise ValueError(msg)
     if not rows or not set(rows) <= set(NAMES) or len(set(rows)) < len(rows):
         msg = (
-            f"rows={list(rows)} is impossible; expected some of {', '.join(NAMES)}, each of them once. Leave it out for "
-            "all."
+            f"rows={list(rows)} is impossible; expected some of {', '.join(NAMES)}, each of them once. Leave it out "
+            "for all."
         )
         raise ValueError(msg)
     if not PANEL_SIZES[0] <= panel_size <= PANEL_SIZES[1]:
