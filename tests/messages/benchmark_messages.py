@@ -234,9 +234,9 @@ BENCHMARK = [
         ),
         Message(
             "The folder {} has no results.csv",
-            lambda tmp_path: report_on(tmp_path),
+            lambda surface_root: report_on(surface_root / "brick"),
             FileNotFoundError,
-            "The folder /",
+            str(Path("/brick")),
             "has no results.csv",
             "Pass the output_dir of a benchmark that has run",
         ),

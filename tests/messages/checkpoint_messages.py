@@ -172,7 +172,7 @@ CHECKPOINTS = [
             "The checkpoint is damaged",
             lambda tiny: tiny().on_load_checkpoint({"state_dict": {}, "hyper_parameters": [1]}),
             ValueError,
-            "The checkpoint is damaged",
+            "cannot convert dictionary",
             "weights or hyper-parameters are not readable",
             "Use another one",
         ),

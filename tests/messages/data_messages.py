@@ -138,6 +138,11 @@ def textures_of_another_size(tmp_path):
     AnomalyGenerator(bank)(IMAGES)
 
 
+def no_texture(tmp_path):
+    (tmp_path / "textures").mkdir()
+    TextureBank.from_folder(tmp_path / "textures", 32)
+
+
 def damaged_texture(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     TextureBank.from_folder(tmp_path, 32).sample(1)
@@ -407,9 +412,9 @@ DATA = [
         ),
         Message(
             "the texture folder {} holds no image",
-            lambda tmp_path: TextureBank.from_folder(tmp_path, 32),
+            no_texture,
             FileNotFoundError,
-            "holds no image",
+            str(Path("/textures holds no image")),
             "Expected a folder in the layout of DTD",
             "Name such a folder, or download DTD",
         ),

@@ -14,10 +14,10 @@ import anomalib_transfusion
 
 PACKAGE = Path(anomalib_transfusion.__file__).parent
 
-#: Kind of a message that a process of its own prints; the row's function returns what it printed.
+#: Kind of a message that a process of its own prints; the row's function returns it.
 PRINTED = "printed"
 
-# The last part of the name of what is called: warnings.warn, logger.error, ... Progress, as by logger.info, is no fault.
+# The last part of what is called: warnings.warn, logger.error, ... Progress, as by logger.info, is no complaint.
 _TELLING = {"_warn", "critical", "error", "exception", "exit", "rank_zero_warn", "warn", "warning"}
 
 

@@ -32,12 +32,13 @@ def loss_that_is_not_finite():
 
 
 def batch_without_paths(tmp_path):
-    Image.new("L", (32, 32), 255).save(tmp_path / "000.png")
-    TrainingSampler("nowhere", "none", foreground=tmp_path)(IMAGES, BETA)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (32, 32), 255).save(tmp_path / "masks/000.png")
+    TrainingSampler("nowhere", "none", foreground=tmp_path / "masks")(IMAGES, BETA)
 
 
 def compiler_that_fails(tiny):
-    def backend(graph, inputs):
+    def backend(*_graph):
         msg = "no compiler on this computer"
         raise OSError(msg)
 
@@ -347,7 +348,7 @@ PARAMETERS = [
             "foreground={} needs",
             batch_without_paths,
             ValueError,
-            "foreground='",
+            "masks'",
             "needs the file of each image",
             "Use a data module that gives it",
         ),

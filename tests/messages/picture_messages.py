@@ -33,6 +33,11 @@ def explain_over_a_file(tmp_path):
     explain(tmp_path, "a.png")
 
 
+def explain_an_empty_folder(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    explain_files([tmp_path / "photographs"], Path("model.ckpt"), tmp_path)
+
+
 def train_without_a_folder(tiny, surface, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     Engine(
@@ -67,7 +72,7 @@ PICTURES = [
             "There is no folder {}",
             lambda tiny: visualize_reverse_process(tiny(), IMAGE, "gone/strip.png"),
             FileNotFoundError,
-            "There is no folder",
+            str(Path("/gone")),
             "to write strip.png into",
             "make it first",
         ),
@@ -156,9 +161,9 @@ PICTURES = [
         ),
         Message(
             "There is no image in the folder {}",
-            lambda tmp_path: explain_files([tmp_path], Path("model.ckpt"), tmp_path),
+            explain_an_empty_folder,
             FileNotFoundError,
-            "There is no image in the folder",
+            str(Path("/photographs")),
             "a folder that holds some",
             "Pass an image",
         ),
@@ -210,9 +215,9 @@ PICTURES = [
         "cli.py",
         Message(
             "{} exists; choose",
-            lambda tmp_path: convert(Path("official.pkl"), tmp_path),
+            lambda: convert(Path("official.pkl"), Path(__file__)),
             FileExistsError,
-            "exists",
+            f"{Path(__file__).name} exists",
             "choose another name",
             "pass --overwrite true",
         ),
@@ -220,7 +225,7 @@ PICTURES = [
             "There is no folder {}",
             lambda tmp_path: convert(Path("official.pkl"), tmp_path / "gone/model.ckpt"),
             FileNotFoundError,
-            "gone",
+            str(Path("/gone")),
             "to write model.ckpt into",
             "make it first",
         ),

@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 import warnings
+from itertools import pairwise
 
 import pytest
 from benchmark_messages import BENCHMARK
@@ -80,7 +81,7 @@ def test_message_names_value_expectation_and_remedy(message, request):
         places.append((text.index(part), text.index(part) + len(part)))
     # Three texts, not one under three names.
     places.sort()
-    assert all(end <= start for (_, end), (start, _) in zip(places, places[1:], strict=False)), text
+    assert all(end <= start for (_, end), (start, _) in pairwise(places)), text
 
 
 def test_every_message_has_a_row_and_every_row_a_message():
