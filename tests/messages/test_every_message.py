@@ -17,8 +17,9 @@ from message_table import PRINTED, Message, problems, templates
 from parameter_messages import PARAMETERS
 from picture_messages import PICTURES
 from plugin_messages import PLUGIN
+from synthesis_messages import SYNTHESIS
 
-MESSAGES = [*PARAMETERS, *CHECKPOINTS, *DATA, *PICTURES, *BENCHMARK, *PLUGIN]
+MESSAGES = [*PARAMETERS, *CHECKPOINTS, *DATA, *SYNTHESIS, *PICTURES, *BENCHMARK, *PLUGIN]
 
 
 class Heard(logging.Handler):
