@@ -32,7 +32,7 @@ _PUBLIC = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Import a public name when it is first asked for."""
     if name not in _PUBLIC:
-        msg = f"module {__name__!r} has no attribute {name!r}"
+        msg = f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}. Check the spelling."
         raise AttributeError(msg)
     value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value

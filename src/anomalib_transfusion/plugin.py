@@ -67,7 +67,10 @@ def register() -> None:
             wrapt.register_post_import_hook(_hook(group), _module_to_wait_for(group))
         wrapt.register_post_import_hook(_register_benchmark, _module_to_wait_for(_PIPELINES))
     except Exception as error:  # noqa: BLE001
-        _warn(f"anomalib-transfusion could not register itself with anomalib: {error!r}")
+        _warn(
+            "anomalib-transfusion could not register itself with anomalib, which does not know TransFusion now: "
+            f"{error!r}. Reinstall anomalib-transfusion with what it needs.",
+        )
 
 
 def _module_to_wait_for(group: _Group) -> str:
@@ -88,7 +91,10 @@ def _hook(group: _Group) -> Callable[[ModuleType], None]:
             for entry_point in entry_points(group=group.name):
                 _load(entry_point, group)
         except Exception as error:  # noqa: BLE001
-            _warn(f"The plugins in the entry-point group {group.name!r} could not be loaded: {error!r}")
+            _warn(
+                f"The plugins in the entry-point group {group.name!r} could not be loaded and are not available: "
+                f"{error!r}. Find the package whose metadata is damaged, as with pip check, and reinstall it.",
+            )
 
     return load
 
@@ -106,7 +112,10 @@ def _register_benchmark(_module: ModuleType) -> None:
         if registry.get("benchmark") is pipelines.Benchmark:
             registry["benchmark"] = Benchmark
     except Exception as error:  # noqa: BLE001
-        _warn(f"anomalib-transfusion could not register its benchmark, anomalib's own is used: {error!r}")
+        _warn(
+            f"anomalib-transfusion could not register its benchmark, anomalib's own is used: {error!r}. Reinstall "
+            "anomalib-transfusion with what it needs.",
+        )
 
 
 def _load(entry_point: EntryPoint, group: _Group) -> None:
@@ -154,7 +163,10 @@ def _set_when_asked_for(entry_point: EntryPoint, target: ModuleType) -> None:
             return loaded
         if others is not None:
             return others(name)
-        msg = f"module {target.__name__!r} has no attribute {name!r}"
+        msg = (
+            f"module {target.__name__!r} has no attribute {name!r}; neither anomalib nor an installed plugin has it. "
+            "Check the spelling, or install what has it."
+        )
         raise AttributeError(msg)
 
     vars(target)["__getattr__"] = look_up

@@ -157,12 +157,6 @@ def test_no_code_of_a_pickle_is_run(state, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_network_without_an_input_has_no_counterpart():
-    network = ResUNet(base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_levels=(), previous_mask=False)
-    with pytest.raises(ValueError, match="lacks an input"):
-        export_official(network)
-
-
 def test_convert_and_test_on_the_command_line(official, surface_root, tmp_path):
     done = run(COMMAND, "convert", official, "bottle.ckpt", folder=tmp_path)
     assert done.returncode == 0, done.stderr

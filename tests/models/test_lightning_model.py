@@ -12,7 +12,6 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.validation import validation_interval
@@ -287,19 +286,6 @@ def test_reconstruction_is_there_after_evaluation(tiny, surface, tmp_path):
     engine.predict(model, datamodule=surface)
     assert model.reconstruction.shape == (3, 3, 32, 32)
     assert 0 <= model.reconstruction.min() <= model.reconstruction.max() <= 1
-
-
-def test_normalising_pre_processor_is_refused(tiny):
-    from anomalib.pre_processing import PreProcessor
-
-    transform = Compose([Resize((32, 32)), Normalize([0.5] * 3, [0.5] * 3)])
-    with pytest.raises(ValueError, match=r"normalises.*Remove Normalize"):
-        tiny(pre_processor=PreProcessor(transform=transform))
-
-
-def test_image_size_is_checked_before_training(tiny):
-    with pytest.raises(ValueError, match=r"33x32 pixels .* nearest sizes are 32x32 or 34x32"):
-        tiny(image_size=(33, 32))
 
 
 def test_default_input_is_256_without_a_crop():

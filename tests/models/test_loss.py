@@ -97,11 +97,6 @@ def test_impossible_weights(name, value):
         TransFusionLoss(**{name: value})
 
 
-def test_nothing_left_to_train():
-    with pytest.raises(ValueError, match="nothing is left to train"):
-        TransFusionLoss(normal_weight=0, mask_weight=0, anomaly_weight=0, consistency_weight=0)
-
-
 def test_ssim_agrees_with_scikit_image():
     """Window 11x11, sigma 1.5, dynamic range 2, zero padding."""
     rng = np.random.default_rng(0)

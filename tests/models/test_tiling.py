@@ -83,10 +83,3 @@ def test_images_that_tiles_do_not_divide(model, mode):
     prediction = model(IMAGES)
     assert prediction.anomaly_map.shape == (2, 1, 32, 48)
     assert prediction.anomaly_map.isfinite().all()
-
-
-def test_onnx_is_refused(tiny, tmp_path):
-    model = tiny()
-    model.model.tiler = Tiler(16, 16)
-    with pytest.raises(ValueError, match=r"tiles of 16x16 pixels.*model\.model\.tiler = None"):
-        model.to_onnx(tmp_path)

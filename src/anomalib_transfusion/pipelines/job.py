@@ -70,7 +70,7 @@ class BenchmarkJob(Job):
             result["status"] = "done"
         except Exception as error:
             cause = error.__cause__ if isinstance(error, LoggerRedirectError) and error.__cause__ else error
-            logger.exception("The row %s failed.", self.row.label)
+            logger.exception("The row %s failed; the others go on. The same command again repeats it.", self.row.label)
             result["error"] = f"{type(cause).__name__}: {cause}"
             tqdm.write(f"{self.row.label} failed: {first_line(result['error'])}")
         result |= {"job_duration": perf_counter() - start, "ended": _now()}

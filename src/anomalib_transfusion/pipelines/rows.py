@@ -117,7 +117,9 @@ def accelerators(config: dict[str, Any]) -> list[str]:
     resolved = ["cuda" if torch.cuda.is_available() else "cpu"] if "auto" in asked else []
     for accelerator in asked:
         if accelerator not in {"auto", "cpu", "cuda"}:
-            msg = f"accelerator is {accelerator!r}; expected 'auto', 'cpu' or 'cuda'."
+            msg = (
+                f"accelerator is {accelerator!r}; expected 'auto', 'cpu' or 'cuda'. Choose one, or some as [cpu, cuda]."
+            )
             raise ValueError(msg)
         if accelerator == "cuda" and not torch.cuda.is_available():
             msg = "accelerator is 'cuda', but PyTorch finds no GPU. Choose 'auto' or 'cpu', or check nvidia-smi."
@@ -195,7 +197,7 @@ def parse(row: Row) -> tuple[ArgumentParser, Namespace]:
         # A copy, because jsonargparse writes into what it parses.
         parsed = parser.parse_object(deepcopy({"model": row.model, "data": row.data, "trainer": row.trainer}))
     except ArgumentError as error:
-        msg = _readable(str(error))
+        msg = f"{_readable(str(error))}. Check the name and the value in the config."
         raise ValueError(msg) from None
     return parser, parsed
 
@@ -227,7 +229,10 @@ def _readable(message: str) -> str:
 def _check_keys(what: str, value: Any, known: set[str], required: set[str]) -> None:  # noqa: ANN401
     """Raise ValueError if a part of the config is no mapping, has an unknown key or lacks a required one."""
     if not isinstance(value, dict):
-        msg = f"{what} is {value!r}; expected a mapping with {', '.join(sorted(known))}."
+        msg = (
+            f"{what} is {value!r}; expected a mapping with {', '.join(sorted(known))}. Write it as in "
+            "configs/benchmark/demo.yaml."
+        )
         raise ValueError(msg)  # noqa: TRY004
     unknown = sorted(map(str, value.keys() - known))
     if unknown:
@@ -235,5 +240,5 @@ def _check_keys(what: str, value: Any, known: set[str], required: set[str]) -> N
         raise ValueError(msg)
     absent = sorted(required - value.keys())
     if absent:
-        msg = f"{what} has no {', '.join(absent)}; add it (see configs/benchmark/demo.yaml)."
+        msg = f"{what} has no {', '.join(absent)}, which it needs; add it (see configs/benchmark/demo.yaml)."
         raise ValueError(msg)

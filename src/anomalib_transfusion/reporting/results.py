@@ -37,7 +37,10 @@ def load(runs: Sequence[Path]) -> pd.DataFrame:
         msg = f"There is no row in {', '.join(map(str, files))}. Run the benchmark until a row has ended."
         raise ValueError(msg)
     if not any(metric in frame for metric in METRICS) and not (frame["status"] == "failed").any():
-        msg = f"There is none of the columns {', '.join(METRICS)} in {', '.join(map(str, files))}."
+        msg = (
+            f"There is none of the columns {', '.join(METRICS)} in {', '.join(map(str, files))}. Pass the results.csv "
+            "of a benchmark whose models report one of them."
+        )
         raise ValueError(msg)
     for metric in METRICS:
         frame[metric] = pd.to_numeric(frame[metric], errors="coerce") if metric in frame else float("nan")

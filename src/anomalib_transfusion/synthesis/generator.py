@@ -127,11 +127,17 @@ class AnomalyGenerator:
     def _check(self, images: Tensor, foreground: Tensor | None) -> None:
         """Refuse shapes that do not fit each other."""
         if images.ndim != 4 or images.shape[1] != 3:
-            msg = f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}"
+            msg = (
+                f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}. A single image becomes a batch"
+                " with images[None], a grey one has three channels after images.expand(-1, 3, -1, -1)."
+            )
             raise ValueError(msg)
         expected = (len(images), 1, *images.shape[-2:])
         if foreground is not None and foreground.shape != expected:
-            msg = f"foreground must have the shape {expected} of the images, got {tuple(foreground.shape)}"
+            msg = (
+                f"foreground must have the shape {expected} of the images, got {tuple(foreground.shape)}. Resize the"
+                " masks to the images' size, one for each."
+            )
             raise ValueError(msg)
         if self.textures is not None and self.textures.size != tuple(images.shape[-2:]):
             msg = (

@@ -101,7 +101,10 @@ class TextureBank:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not files:
-            msg = "a TextureBank needs at least one image file, got none"
+            msg = (
+                "a TextureBank needs at least one image file, got none. Name some, or use TextureBank.from_folder or"
+                " TextureBank.from_photographs."
+            )
             raise FileNotFoundError(msg)
         self.files = files
         self.size = as_size(size)

@@ -146,16 +146,25 @@ def check_output(path: Path) -> None:
 def _check_ranges(columns: int, rows: Sequence[Row], panel_size: int, duration: float) -> None:
     """Raise ValueError, naming the value, if an argument is impossible."""
     if not 1 <= columns <= MAX_COLUMNS:
-        msg = f"columns={columns} is impossible; expected 1 to {MAX_COLUMNS}."
+        msg = f"columns={columns} is impossible; expected 1 to {MAX_COLUMNS}. Leave it out for the default."
         raise ValueError(msg)
     if not rows or not set(rows) <= set(NAMES) or len(set(rows)) < len(rows):
-        msg = f"rows={list(rows)} is impossible; expected some of {', '.join(NAMES)}, each of them once."
+        msg = (
+            f"rows={list(rows)} is impossible; expected some of {', '.join(NAMES)}, each of them once. Leave it out "
+            "for all."
+        )
         raise ValueError(msg)
     if not PANEL_SIZES[0] <= panel_size <= PANEL_SIZES[1]:
-        msg = f"panel_size={panel_size} is impossible; expected {PANEL_SIZES[0]} to {PANEL_SIZES[1]} pixels."
+        msg = (
+            f"panel_size={panel_size} is impossible; expected {PANEL_SIZES[0]} to {PANEL_SIZES[1]} pixels. Leave it "
+            "out for the default."
+        )
         raise ValueError(msg)
     if not 0 < duration <= MAX_DURATION:
-        msg = f"duration={duration} is impossible; expected more than 0 and at most {MAX_DURATION} seconds."
+        msg = (
+            f"duration={duration} is impossible; expected more than 0 and at most {MAX_DURATION} seconds. Leave it out "
+            "for the default."
+        )
         raise ValueError(msg)
 
 
@@ -197,12 +206,15 @@ def _as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
     if isinstance(image, Image.Image):
         return to_dtype(to_image(image.convert("RGB")), torch.float32, scale=True)
     if not isinstance(image, torch.Tensor):
-        msg = f"image is a {type(image).__name__}; expected a file, a PIL image or a tensor of shape (3, H, W)."
+        msg = (
+            f"image is a {type(image).__name__}; expected a file, a PIL image or a tensor of shape (3, H, W). Convert "
+            "an array with PIL.Image.fromarray."
+        )
         raise TypeError(msg)
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         msg = (
             f"image has shape {tuple(image.shape)} and type {image.dtype}; expected one colour image of floating point "
-            "numbers in [0, 1] with shape (3, H, W)."
+            "numbers in [0, 1] with shape (3, H, W). Take one of a batch with image[0], convert bytes with image / 255."
         )
         raise ValueError(msg)
     return image

@@ -5,6 +5,7 @@
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from textwrap import shorten
 from typing import Any, Literal, get_args
 
 import torch
@@ -90,7 +91,8 @@ def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool =
         if network._compiled_call_impl is None:  # noqa: SLF001
             raise
         network._compiled_call_impl = None  # noqa: SLF001
-        reason = next(iter(str(error).strip().splitlines()), "")
+        # The first line names the compiler's backend, the next ones its problem; advice on debugging follows.
+        reason = shorten(str(error).strip().split("\n\n", maxsplit=1)[0], 300, placeholder=" ...")
         warnings.warn(
             f"The network cannot be compiled here ({type(error).__name__}: {reason}), so it runs as it is, and slower. "
             "Set compile to False, or give torch.compile what it lacks.",

@@ -56,7 +56,7 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"There is no checkpoint {path}; expected a file that the authors' code saved."
+        msg = f"There is no checkpoint {path}; expected a file that the authors' code saved. Check the path."
         raise FileNotFoundError(msg)
     try:
         if path.suffix == ".safetensors":
@@ -70,7 +70,10 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
         )
         raise ValueError(msg) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        msg = f"{path} holds {type(state).__name__}, not a state dict of tensors as the authors' code saves it."
+        msg = (
+            f"{path} holds {type(state).__name__}, not a state dict of tensors as the authors' code saves it. Pass the "
+            "file of the weights."
+        )
         raise ValueError(msg)
     return dict(state)
 
@@ -96,20 +99,23 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         ValueError: If it belongs to another model; names the keys.
     """
     if rgbd := sorted(key for key in state if "_rgb." in key or "_d." in key):
-        msg = f"This is a checkpoint of the authors' RGB-D model, which has no counterpart here: {_listed(rgbd)}."
+        msg = (
+            f"This is a checkpoint of the authors' RGB-D model, which has no counterpart here: {_listed(rgbd)}. Pass "
+            "one of their model for colour images."
+        )
         raise ValueError(msg)
     first = state.get(f"{PREFIX}image_proj.weight")
     if first is None:
         msg = (
             f"The key {PREFIX}image_proj.weight is missing, so this is no checkpoint of the authors' code; "
-            f"its keys are {_listed(sorted(state))}."
+            f"its keys are {_listed(sorted(state))}. Pass one of theirs; one of anomalib needs no conversion."
         )
         raise ValueError(msg)
     base_channels, in_channels = first.shape[:2]
     if in_channels != 5:
         msg = (
             f"{PREFIX}image_proj.weight has {in_channels} input channels; expected 5 (three of the image, the previous "
-            "mask and the positional encoding)."
+            "mask and the positional encoding). Pass a checkpoint of a network with all of them."
         )
         raise ValueError(msg)
 
@@ -133,7 +139,8 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if len(set(counts)) != 1 or counts[0] == 0 or any(width % base_channels for width in widths):
         msg = (
             f"The encoder has {counts} blocks a level with {widths} channels; expected as many in each level, and "
-            f"multiples of {base_channels} channels. Keys {PREFIX}down.* are missing, or this is another model."
+            f"multiples of {base_channels} channels. Keys {PREFIX}down.* are missing, or this is another model. "
+            "Download it again, or pass another one."
         )
         raise ValueError(msg)
     return {
@@ -162,7 +169,10 @@ def import_official(state: Mapping[str, torch.Tensor], network: ResUNet) -> None
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misfit}
     if any(problems.values()):
         details = "; ".join(f"{kind}: {_listed(found)}" for kind, found in problems.items() if found)
-        msg = f"The checkpoint does not fit the network. Keys {details}."
+        msg = (
+            f"The checkpoint does not fit the network. Keys {details}. Leave the parameters of the network to the "
+            "checkpoint, or download it again."
+        )
         raise ValueError(msg)
     network.load_state_dict({mine: state[key] for mine, key in keys.items()})
 
@@ -177,7 +187,10 @@ def export_official(network: ResUNet) -> dict[str, torch.Tensor]:
         ValueError: If the network lacks an input that the authors' network has.
     """
     if not (network.positional_encoding and network.previous_mask):
-        msg = "The authors' network always has positional encoding and previous mask; this one lacks an input."
+        msg = (
+            f"This network has positional_encoding={network.positional_encoding} and previous_mask="
+            f"{network.previous_mask}, but the authors' always has both; this one lacks an input. Train one with both."
+        )
         raise ValueError(msg)
     weights = network.state_dict()
     state = {key: weights[mine] for mine, key in official_keys(network).items()}

@@ -105,7 +105,7 @@ def read_image_file(path: str | Path) -> Image.Image:
         ValueError: If it cannot be read, or would not be read as what it is; names it.
     """
     if not Path(path).is_file():
-        msg = f"There is no image {path}. Check the path."
+        msg = f"There is no image {path}; expected an image file. Check the path."
         raise FileNotFoundError(msg)
     _checked_head(str(path), None)
     return _inspect(str(path), lambda file: file.convert("RGB"))

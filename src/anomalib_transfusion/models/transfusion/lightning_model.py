@@ -200,7 +200,10 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             ("rate_decay", rate_decay, float("inf")),
         ):
             if not 0 <= value <= largest:
-                msg = f"{name}={value} is impossible; expected a number from 0 to {largest}."
+                msg = (
+                    f"{name}={value} is impossible; expected a number from 0 to {largest}. Leave it out for the "
+                    "default."
+                )
                 raise ValueError(msg)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

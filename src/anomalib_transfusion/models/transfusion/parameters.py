@@ -47,10 +47,10 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
             )
             raise TypeError(msg)
         if isinstance(value, int | float) and float in _alternatives(annotation) and not _finite(value):
-            msg = f"{name}={value} is impossible; expected a finite number."
+            msg = f"{name}={value} is impossible; expected a finite number. Leave it out for the default."
             raise ValueError(msg)
         if isinstance(value, str) and (not value or "\0" in value):
-            msg = f"{name}={value!r} is impossible; expected a text that is not empty."
+            msg = f"{name}={value!r} is impossible; expected a text that is not empty. Leave it out for the default."
             raise ValueError(msg)
 
 

@@ -20,7 +20,10 @@ def check_images(images: torch.Tensor, stride: int) -> None:
         ValueError: If its shape is another.
     """
     if not isinstance(images, torch.Tensor):
-        msg = f"The images are of type {type(images).__name__}; expected a tensor of shape (B, 3, H, W) in [0, 1]."
+        msg = (
+            f"The images are of type {type(images).__name__}; expected a tensor of shape (B, 3, H, W) in [0, 1]. "
+            "Convert an array with torch.from_numpy, stack a list with torch.stack."
+        )
         raise TypeError(msg)
     if not images.is_floating_point():
         msg = (
@@ -47,7 +50,10 @@ def check_shape(name: str, tensor: torch.Tensor, *expected: int) -> None:
         expected: Its sizes.
     """
     if tensor.shape != expected:
-        msg = f"{name} has shape {tuple(tensor.shape)}; expected {expected}, to go with the images."
+        msg = (
+            f"{name} has shape {tuple(tensor.shape)}; expected {expected}, to go with the images. Bring it into that "
+            "shape."
+        )
         raise ValueError(msg)
 
 

@@ -194,9 +194,11 @@ class TransFusionModel(nn.Module):
         if not self.training:
             return self.predict(images)[0]
         if previous_mask is None or timestep is None:
+            given = {"previous_mask": previous_mask, "timestep": timestep}
+            absent = " and no ".join(name for name, value in given.items() if value is None)
             msg = (
-                "In training mode TransFusionModel needs previous_mask and timestep beside the image; "
-                "call .eval() first to get anomaly maps."
+                f"There is no {absent}: in training mode TransFusionModel needs previous_mask and timestep beside the "
+                "image. Pass both, or call .eval() first to get anomaly maps."
             )
             raise ValueError(msg)
         check_images(images, self.network.stride)

@@ -73,7 +73,7 @@ class TrainingSampler:
             msg = f"texture_source={texture_source!r} is unknown; choose one of {', '.join(get_args(TextureSource))}."
             raise ValueError(msg)
         if not 0 <= rotation_probability <= 1:
-            msg = f"rotation_probability={rotation_probability} must be in [0, 1]."
+            msg = f"rotation_probability={rotation_probability} must be in [0, 1]; 0 rotates none."
             raise ValueError(msg)
         self.dtd_dir = Path(dtd_dir)
         self.texture_source = texture_source
@@ -160,6 +160,9 @@ class TrainingSampler:
         if self.foreground == "estimate":
             return estimate_foreground(images)
         if self._foreground_masks is None or image_paths is None:
-            msg = f"foreground={self.foreground!r} needs the file of each image, but this batch has no image_path."
+            msg = (
+                f"foreground={self.foreground!r} needs the file of each image, but this batch has no image_path. Use a "
+                'data module that gives it, or foreground="estimate" or "none".'
+            )
             raise ValueError(msg)
         return self._foreground_masks.lookup(image_paths, images.device)

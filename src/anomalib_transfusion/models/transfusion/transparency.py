@@ -68,10 +68,16 @@ def inference_timesteps(timesteps: int, steps: int | None = None, start: int | N
     """
     first = timesteps - 1 if start is None else start
     if not 1 <= first <= timesteps - 1:
-        msg = f"start_timestep={start} is outside of the trained timesteps; expected 1 to {timesteps - 1}."
+        msg = (
+            f"start_timestep={start} is outside of the trained timesteps; expected 1 to {timesteps - 1}. Leave it out "
+            "to start at the last."
+        )
         raise ValueError(msg)
     if steps is not None and not 1 <= steps <= timesteps:
-        msg = f"num_inference_steps={steps} is impossible with timesteps={timesteps}; expected 1 to {timesteps}."
+        msg = (
+            f"num_inference_steps={steps} is impossible with timesteps={timesteps}; expected 1 to {timesteps}. Leave "
+            "it out for all of them."
+        )
         raise ValueError(msg)
     passes = first if steps is None else min(steps, first)
     if passes == 1:

@@ -366,7 +366,7 @@ def check_architecture(
     if not 1 <= len(channel_multipliers) <= MAX_LEVELS or min(channel_multipliers) < 1:
         msg = (
             f"channel_multipliers={tuple(channel_multipliers)} must name one whole number >= 1 for each level, and at "
-            f"most {MAX_LEVELS} levels."
+            f"most {MAX_LEVELS} levels (the paper's network has 1, 2, 4, 8)."
         )
         raise ValueError(msg)
     if (widest := base_channels * max(channel_multipliers)) > MAX_WIDTH:
@@ -380,5 +380,8 @@ def check_architecture(
         raise ValueError(msg)
     levels = len(channel_multipliers)
     if wrong := [level for level in attention_levels if not -levels <= level < levels]:
-        msg = f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}."
+        msg = (
+            f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}. "
+            "Count from 0 at the highest resolution, or from -1 at the lowest."
+        )
         raise ValueError(msg)

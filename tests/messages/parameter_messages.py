@@ -1,0 +1,378 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Messages about parameters of the model and about tensors."""
+
+import math
+
+import torch
+from anomalib.data.utils.tiler import Tiler
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Trainer
+from message_table import Message, in_module
+from PIL import Image
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_transfusion import TransFusion
+from anomalib_transfusion.models.transfusion.loss import LossTerms, TransFusionLoss
+from anomalib_transfusion.models.transfusion.numerics import LossGuard
+from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
+
+IMAGES = torch.rand(1, 3, 32, 32)
+BETA = torch.linspace(0, 1, 4)
+
+
+def set_tiler(model, tiler):
+    model.tiler = tiler
+
+
+def loss_that_is_not_finite():
+    terms = dict.fromkeys(LossTerms._fields, torch.tensor(1.0)) | {"mask": torch.tensor(math.nan)}
+    LossGuard().watch(LossTerms(**terms), step=3)
+
+
+def batch_without_paths(tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (32, 32), 255).save(tmp_path / "masks/000.png")
+    TrainingSampler("nowhere", "none", foreground=tmp_path / "masks")(IMAGES, BETA)
+
+
+def compiler_that_fails(tiny):
+    def backend(*_graph):
+        msg = "no compiler on this computer"
+        raise OSError(msg)
+
+    model = tiny().model.eval()
+    model.network.compile(backend=backend)
+    model(IMAGES)
+
+
+def more_processes_than_images(tiny, surface):
+    """Only the processes that a trainer is told of count here; none is started."""
+    surface.setup()
+    trainer = Trainer(accelerator="cpu", devices=8, strategy="ddp", logger=False, enable_checkpointing=False)
+    model = tiny()
+    trainer.strategy.connect(model)
+    trainer._data_connector.attach_data(model, datamodule=surface)
+    model.trainer = trainer
+    model.setup("test")
+
+
+PARAMETERS = [
+    *in_module(
+        "models/transfusion/parameters.py",
+        Message(
+            "{}={} is of type",
+            lambda: TransFusion(timesteps="twenty"),
+            TypeError,
+            "timesteps='twenty'",
+            "expected a whole number",
+            "leave it out for the default",
+        ),
+        Message(
+            "{}={} is impossible; expected a finite number",
+            lambda: TransFusion(learning_rate=math.nan),
+            ValueError,
+            "learning_rate=nan",
+            "expected a finite number",
+            "Leave it out for the default",
+        ),
+        Message(
+            "{}={} is impossible; expected a text",
+            lambda: TransFusion(schedule=""),
+            ValueError,
+            "schedule=''",
+            "a text that is not empty",
+            "Leave it out for the default",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/lightning_model.py",
+        Message(
+            "{}={} is impossible; expected a number",
+            lambda tiny: tiny(full_rate_share=1.5),
+            ValueError,
+            "full_rate_share=1.5",
+            "a number from 0 to 1",
+            "Leave it out for the default",
+        ),
+        Message(
+            "The pre-processor {} normalises",
+            lambda tiny: tiny(pre_processor=PreProcessor(transform=Compose([Resize((32, 32)), Normalize([0.5], [1])]))),
+            ValueError,
+            "Normalize(mean=[0.5]",
+            "expects images in [0, 1]",
+            "Remove Normalize from the transforms",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/loss.py",
+        Message(
+            "{}={} must not be negative",
+            lambda: TransFusionLoss(focal_weight=-1),
+            ValueError,
+            "focal_weight=-1",
+            "must not be negative",
+            "0 switches the term off",
+        ),
+        Message(
+            "All of {} are 0",
+            lambda: TransFusionLoss(0, 0, 0, 0),
+            ValueError,
+            "All of normal_weight, mask_weight, anomaly_weight, consistency_weight are 0",
+            "nothing is left to train",
+            "Keep at least one above 0",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/acceleration.py",
+        Message(
+            "precision={} is unknown",
+            lambda tiny: tiny(precision="half"),
+            ValueError,
+            "precision='half'",
+            "auto, single, bfloat16",
+            "choose one of",
+        ),
+        Message(
+            "The network cannot be compiled here",
+            compiler_that_fails,
+            RuntimeWarning,
+            "no compiler on this computer",
+            "it runs as it is, and slower",
+            "Set compile to False, or give torch.compile what it lacks",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/transparency.py",
+        Message(
+            "timesteps={}: a schedule",
+            lambda tiny: tiny(timesteps=1),
+            ValueError,
+            "timesteps=1",
+            "at least 2 timesteps",
+            "the paper has 20",
+        ),
+        Message(
+            "schedule={} is unknown",
+            lambda tiny: tiny(schedule="cosine"),
+            ValueError,
+            "schedule='cosine'",
+            "linear, quadratic, root",
+            "choose one of",
+        ),
+        Message(
+            "start_timestep={} is outside",
+            lambda tiny: tiny(start_timestep=4),
+            ValueError,
+            "start_timestep=4",
+            "expected 1 to 3",
+            "Leave it out to start at the last",
+        ),
+        Message(
+            "num_inference_steps={} is impossible",
+            lambda tiny: tiny(num_inference_steps=9),
+            ValueError,
+            "num_inference_steps=9",
+            "expected 1 to 4",
+            "Leave it out for all of them",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/unet.py",
+        Message(
+            "base_channels={} must",
+            lambda tiny: tiny(base_channels=12),
+            ValueError,
+            "base_channels=12",
+            "a positive multiple of 8",
+            "the paper's network has 64",
+        ),
+        Message(
+            "channel_multipliers={} must",
+            lambda tiny: tiny(channel_multipliers=(1, 0)),
+            ValueError,
+            "channel_multipliers=(1, 0)",
+            "one whole number >= 1 for each level",
+            "the paper's network has 1, 2, 4, 8",
+        ),
+        Message(
+            "base_channels={} with channel_multipliers={}",
+            lambda tiny: tiny(base_channels=8000, channel_multipliers=(1, 2)),
+            ValueError,
+            "gives 16000 channels",
+            "expected at most 8192",
+            "the paper's network has 512",
+        ),
+        Message(
+            "num_blocks={} must",
+            lambda tiny: tiny(num_blocks=0),
+            ValueError,
+            "num_blocks=0",
+            "must be from 1 to 64",
+            "the paper's network has 2",
+        ),
+        Message(
+            "attention_levels={}: {} are not levels",
+            lambda tiny: tiny(attention_levels=(-1, 2)),
+            ValueError,
+            "[2] are not levels",
+            "expected -2 to 1",
+            "Count from 0 at the highest resolution",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/torch_model.py",
+        Message(
+            "discriminative_weight={}",
+            lambda tiny: tiny(discriminative_weight=2),
+            ValueError,
+            "discriminative_weight=2",
+            "must be in [0, 1]",
+            "1 uses the mask alone, 0 the reconstruction error alone",
+        ),
+        Message(
+            "filter_size={} must be odd",
+            lambda tiny: tiny(filter_size=4),
+            ValueError,
+            "filter_size=4",
+            "must be odd",
+            "the paper's is 7",
+        ),
+        Message(
+            "mask_divisor={} must",
+            lambda tiny: tiny(mask_divisor=0),
+            ValueError,
+            "mask_divisor=0",
+            "must be from 1 to",
+            "leave it out to divide by the number of passes",
+        ),
+        Message(
+            "mask_aggregation={} is unknown",
+            lambda tiny: tiny(mask_aggregation="median"),
+            ValueError,
+            "mask_aggregation='median'",
+            "mean, last",
+            "choose one of",
+        ),
+        Message(
+            "There is no {}: in training mode",
+            lambda tiny: tiny().model.train()(IMAGES, timestep=torch.tensor([1])),
+            ValueError,
+            "There is no previous_mask: in training mode",
+            "needs previous_mask and timestep beside the image",
+            "call .eval() first",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/tensors.py",
+        Message(
+            "The images are of type {}",
+            lambda tiny: tiny().model.eval()(IMAGES.numpy()),
+            TypeError,
+            "of type ndarray",
+            "expected a tensor of shape (B, 3, H, W)",
+            "Convert an array with torch.from_numpy",
+        ),
+        Message(
+            "The images are of {}; expected floating",
+            lambda tiny: tiny().model.eval()(IMAGES.byte()),
+            TypeError,
+            "torch.uint8",
+            "floating point numbers in [0, 1]",
+            "images.float() / 255",
+        ),
+        Message(
+            "The images have shape {}",
+            lambda tiny: tiny().model.eval()(IMAGES[0]),
+            ValueError,
+            "shape (3, 32, 32)",
+            "expected (B, 3, H, W)",
+            "becomes a batch with images[None]",
+        ),
+        Message(
+            "{} has shape {}",
+            lambda tiny: tiny().model.train()(IMAGES, IMAGES, torch.tensor([1])),
+            ValueError,
+            "previous_mask has shape (1, 3, 32, 32)",
+            "expected (1, 1, 32, 32)",
+            "Bring it into that shape",
+        ),
+        Message(
+            "An image of {}x{} pixels",
+            lambda tiny: tiny(image_size=(33, 32)),
+            ValueError,
+            "33x32 pixels",
+            "both sides must be multiples of 2",
+            "nearest sizes are 32x32 or 34x32; set one with the Resize",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/tiling.py",
+        Message(
+            "tile_size={} does not fit",
+            lambda tiny: set_tiler(tiny().model, Tiler(15, 15)),
+            ValueError,
+            "tile_size=(15, 15)",
+            "both sides must be multiples of 2",
+            "Choose such sides in the TilerConfigurationCallback",
+        ),
+        Message(
+            "remove_border_count={} would",
+            lambda tiny: set_tiler(tiny().model, Tiler(16, 8, remove_border_count=2)),
+            ValueError,
+            "remove_border_count=2",
+            "leave the border of the image without a prediction",
+            "Use 0 in the TilerConfigurationCallback",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/training_sample.py",
+        Message(
+            "texture_source={} is unknown",
+            lambda tiny: tiny(texture_source="dtd"),
+            ValueError,
+            "texture_source='dtd'",
+            "folder, photographs, none",
+            "choose one of",
+        ),
+        Message(
+            "rotation_probability={} must",
+            lambda tiny: tiny(rotation_probability=2),
+            ValueError,
+            "rotation_probability=2",
+            "must be in [0, 1]",
+            "0 rotates none",
+        ),
+        Message(
+            "foreground={} needs",
+            batch_without_paths,
+            ValueError,
+            "masks'",
+            "needs the file of each image",
+            "Use a data module that gives it",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/numerics.py",
+        Message(
+            "The loss is not finite",
+            loss_that_is_not_finite,
+            FloatingPointError,
+            "train_loss_mask=nan",
+            "not finite at step 3",
+            "Try a smaller learning_rate",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/distributed.py",
+        Message(
+            "{} images cannot be evaluated",
+            more_processes_than_images,
+            ValueError,
+            "7 images cannot be evaluated on 8 processes",
+            "each has two images or more",
+            "use fewer devices",
+        ),
+    ),
+]

@@ -1,0 +1,163 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Messages about synthetic anomalies: textures and foregrounds."""
+
+from pathlib import Path
+
+import skimage
+import torch
+from message_table import Message, in_module
+from PIL import Image
+
+from anomalib_transfusion.synthesis import AnomalyGenerator, ForegroundMasks, TextureBank
+
+IMAGES = torch.rand(2, 3, 32, 32)
+
+
+def picture(path, mode="RGB"):
+    """Write an image of one colour, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (32, 32)).save(path)
+    return path
+
+
+def two_masks(tmp_path):
+    picture(tmp_path / "masks/up/000.png", mode="L")
+    picture(tmp_path / "masks/down/000.png", mode="L")
+    ForegroundMasks.from_folder(tmp_path / "masks", 32).lookup(["good/000.png"])
+
+
+def other_mask(tmp_path):
+    picture(tmp_path / "masks/001.png", mode="L")
+    ForegroundMasks.from_folder(tmp_path / "masks", 32).lookup(["good/000.png"])
+
+
+def textures_of_another_size(tmp_path):
+    bank = TextureBank.from_folder(picture(tmp_path / "texture.png").parent, (16, 16))
+    AnomalyGenerator(bank)(IMAGES)
+
+
+def no_texture(tmp_path):
+    (tmp_path / "textures").mkdir()
+    TextureBank.from_folder(tmp_path / "textures", 32)
+
+
+def damaged_texture(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    TextureBank.from_folder(tmp_path, 32).sample(1)
+
+
+def photographs_left_out(tmp_path, monkeypatch):
+    """A scikit-image that was packaged without its photographs, as some distributions do."""
+    monkeypatch.setattr(skimage, "__file__", str(tmp_path / "skimage/__init__.py"))
+    TextureBank.from_photographs(32)
+
+
+SYNTHESIS = [
+    *in_module(
+        "synthesis/foreground.py",
+        Message(
+            "the foreground mask folder {}",
+            lambda: ForegroundMasks.from_folder("gone", 32),
+            FileNotFoundError,
+            "gone does not exist",
+            "Expected a mask for each training image",
+            "Name such a folder, or estimate the foreground",
+        ),
+        Message(
+            "no foreground mask for {}",
+            other_mask,
+            FileNotFoundError,
+            str(Path("good/000.png")),
+            "000 or 000_mask with one of",
+            "Add the mask, or estimate the foreground",
+        ),
+        Message(
+            "{} foreground masks for {}",
+            two_masks,
+            ValueError,
+            "2 foreground masks for",
+            str(Path("masks/up/000.png")),
+            "Keep one, or put it into a folder named good",
+        ),
+    ),
+    *in_module(
+        "synthesis/generator.py",
+        Message(
+            "an AnomalyGenerator needs a source",
+            lambda: AnomalyGenerator(None, structure=False),
+            ValueError,
+            "textures=None and structure=False",
+            "needs a source of appearances",
+            "Pass a TextureBank, or structure=True",
+        ),
+        Message(
+            "images must have the shape",
+            lambda: AnomalyGenerator(None)(IMAGES[:, :1]),
+            ValueError,
+            "got (2, 1, 32, 32)",
+            "must have the shape (B, 3, H, W)",
+            "a grey one has three channels after images.expand",
+        ),
+        Message(
+            "foreground must have the shape",
+            lambda: AnomalyGenerator(None)(IMAGES, IMAGES),
+            ValueError,
+            "got (2, 3, 32, 32)",
+            "must have the shape (2, 1, 32, 32)",
+            "Resize the masks",
+        ),
+        Message(
+            "the textures are {}x{}",
+            textures_of_another_size,
+            ValueError,
+            "the textures are 16x16",
+            "the images 32x32 pixels",
+            "Build the TextureBank with the images' size",
+        ),
+    ),
+    *in_module(
+        "synthesis/sources.py",
+        Message(
+            "{} cannot be decoded",
+            damaged_texture,
+            ValueError,
+            "broken.jpg",
+            "it is damaged or of another format",
+            "Replace or remove the file",
+        ),
+        Message(
+            "a TextureBank needs",
+            lambda: TextureBank([], 32),
+            FileNotFoundError,
+            "got none",
+            "at least one image file",
+            "use TextureBank.from_folder",
+        ),
+        Message(
+            "the texture folder {} does not exist",
+            lambda: TextureBank.from_folder("gone", 32),
+            FileNotFoundError,
+            "gone does not exist",
+            "Expected a folder in the layout of DTD",
+            "Name such a folder, or download DTD",
+        ),
+        Message(
+            "the texture folder {} holds no image",
+            no_texture,
+            FileNotFoundError,
+            str(Path("/textures holds no image")),
+            "Expected a folder in the layout of DTD",
+            "Name such a folder, or download DTD",
+        ),
+        Message(
+            "the installed scikit-image holds none",
+            photographs_left_out,
+            FileNotFoundError,
+            str(Path("skimage/data")),
+            "none of the photographs astronaut.png",
+            "Install scikit-image from PyPI",
+        ),
+    ),
+]
