@@ -115,7 +115,10 @@ def test_same_gradients():
         sum(head.square().mean() for head in prediction).backward()
     gradients = dict(plain.named_parameters())
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-3, atol=1e-5, msg=name)
+        wanted = gradients[name].grad
+        # Sums over many pixels: what rounding leaves is in proportion to the largest of a tensor, not to each element.
+        atol = 1e-5 * max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=atol, msg=name)
 
 
 def test_samples_follow_the_paper():

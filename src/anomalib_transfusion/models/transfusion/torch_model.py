@@ -93,7 +93,8 @@ class TransFusionModel(nn.Module):
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
         precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
             is several times faster with it. Weights, losses and the reverse process stay in single precision.
-        channels_last: Whether the network computes in channels-last memory; ``None``: where it computes in bfloat16.
+        channels_last: Whether the network computes in channels-last memory; ``None``: in bfloat16, and in inference on
+            a CPU.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
 
     Raises:

@@ -24,6 +24,8 @@ IMAGE_CHANNELS = 3
 MAX_WIDTH = 8192
 MAX_LEVELS = 10
 MAX_BLOCKS = 64
+# Four megabytes in single precision: few enough for a cache, and so many that threads seldom wait for each other.
+STRIP_VALUES = 2**20
 
 
 class Prediction(NamedTuple):
@@ -40,15 +42,67 @@ class Prediction(NamedTuple):
     mask_logits: torch.Tensor
 
 
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation that stays in the precision of its input; autocast would convert it to 32 bits and back."""
+def memory_format(x: torch.Tensor) -> torch.memory_format:
+    """Return the memory format of ``(B, C, H, W)``: channels last, or contiguous, also where it is both."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise ``(B, C, H, W)``."""
-        if x.dtype == torch.float32:
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation followed by SiLU, in the precision of its input."""
+
+    def forward(self, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:  # type: ignore[override]
+        """Normalise and activate ``(B, C, H, W)``.
+
+        Args:
+            x: The input.
+            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+
+        Returns:
+            The output, in the memory format of the input.
+        """
+        if x.dtype != torch.float32:
+            # Autocast would convert to 32 bits and back.
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+                return activate(F.group_norm(x, self.num_groups, weight, bias, self.eps))
+        if (
+            x.device.type == "cpu"
+            and memory_format(x) == torch.channels_last
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        ):
+            return _normalise_strips(x, self, overwrite)
+        return activate(super().forward(x))
+
+
+def _normalise_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> torch.Tensor:
+    """Normalise and activate channels-last ``(B, C, H, W)`` in single precision on a CPU, strip by strip.
+
+    PyTorch's own adds up the squares of a whole group one after the other here, which is hundreds of times less exact
+    than in contiguous memory (4e-4 at 64 channels and 256 pixels). Strips save a pass over the memory as well.
+    """
+    out = x if overwrite else torch.empty_like(x)
+    channels = x.shape[1]
+    size = max(1, STRIP_VALUES // channels)
+    in_group = channels // norm.num_groups
+    count = in_group * x.shape[2] * x.shape[3]
+
+    def of_groups(sums: torch.Tensor) -> torch.Tensor:
+        """Average sums of channels over the pixels of each group, for each channel."""
+        return (sums.view(-1, in_group).sum(dim=1) / count).repeat_interleave(in_group)
+
+    for image, result in zip(x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
+        pixels = image.flatten(0, 1)
+        mean = of_groups(pixels.sum(dim=0))
+        strips = pixels.split(size)
+        squares = [(strip - mean).square_().sum(dim=0) for strip in strips]
+        scale = norm.weight * (of_groups(torch.stack(squares).sum(dim=0)) + norm.eps).rsqrt()
+        shift = norm.bias - mean * scale
+        for strip, place in zip(strips, result.flatten(0, 1).split(size), strict=True):
+            F.silu(torch.addcmul(shift, strip, scale, out=place), inplace=True)
+    return out
 
 
 def group_norm(channels: int) -> GroupNorm:
@@ -103,12 +157,22 @@ class ResidualBlock(nn.Module):
             nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, kernel_size=1)
         )
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """Map ``(B, in_channels, H, W)`` and the embedding ``(B, time_channels)`` to ``(B, out_channels, H, W)``."""
-        h = self.conv_1(activate(self.norm_1(x)))
+    def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        """Map ``(B, in_channels, H, W)`` and the embedding ``(B, time_channels)`` to ``(B, out_channels, H, W)``.
+
+        Args:
+            x: The input.
+            time: The embedding of the timestep.
+            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+
+        Returns:
+            The output.
+        """
+        shortcut = self.shortcut(x)
+        h = self.conv_1(self.norm_1(x, overwrite and shortcut is not x))
         h += self.time_projection(time)[:, :, None, None]
-        h = self.conv_2(activate(self.norm_2(h)))
-        h += self.shortcut(x)
+        h = self.conv_2(self.norm_2(h, overwrite=True))
+        h += shortcut
         return h
 
 
@@ -133,7 +197,10 @@ class AttentionBlock(nn.Module):
         query, key, value = (F.linear(tokens, weight, bias).unsqueeze(1) for weight, bias in parts)
         attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         tokens = self.output(attended) + tokens
-        return tokens.transpose(1, 2).reshape(x.shape)
+        # Explicitly in the format of the input: convolutions take a view of the tokens of a single image for contiguous
+        # memory, and of several images for channels last.
+        attended = tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return attended.contiguous(memory_format=memory_format(x))
 
 
 class UNetBlock(nn.Module):
@@ -151,9 +218,9 @@ class UNetBlock(nn.Module):
         self.residual = ResidualBlock(in_channels, out_channels, time_channels)
         self.attention = AttentionBlock(out_channels) if attention else nn.Identity()
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
-        return self.attention(self.residual(x, time))
+    def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``; ``overwrite`` as for a residual block."""
+        return self.attention(self.residual(x, time, overwrite))
 
 
 class EncoderLevel(nn.Module):
@@ -218,7 +285,7 @@ class DecoderLevel(nn.Module):
         for block in self.blocks:
             # On its own, so that what is concatenated is free when the block, where memory peaks, begins.
             x = torch.cat((x, features.pop()), dim=1)
-            x = block(x, time)
+            x = block(x, time, overwrite=True)
         return x if self.upsample is None else self.upsample(x)
 
 
@@ -347,7 +414,7 @@ class ResUNet(nn.Module):
             x = level(skips, time)
 
         return Prediction(
-            anomaly=self.anomaly_head(activate(self.output_norm(x))),
+            anomaly=self.anomaly_head(self.output_norm(x)),
             normal=self.normal_head(x),
             mask_logits=self.mask_head(x),
         )
