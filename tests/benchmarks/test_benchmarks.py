@@ -151,6 +151,28 @@ def test_passes(tmp_path):
 
 
 @pytest.mark.slow
+def test_steps(tmp_path):
+    """Three steps of transparency 1, 2/3 and 1/3; what a row says follows from its weights alone."""
+    run("steps.py", tmp_path)
+    result = read(tmp_path, "steps-brick")
+    check_header(result)
+    assert result["timesteps"] == [3, 2, 1]
+    weights = {row["name"]: row["weights"] for row in result["rows"]}
+    assert weights == {
+        "mean of all": pytest.approx([1 / 3, 1 / 3, 1 / 3]),
+        "weight beta_t": pytest.approx([1 / 2, 1 / 3, 1 / 6]),
+        "weight 1 - beta_t": pytest.approx([0, 1 / 3, 2 / 3], abs=1e-6),
+        "mean of the first 1": [1, 0, 0],
+        "mean of the last 1": [0, 0, 1],
+        "mean of the first 2": [0.5, 0.5, 0],
+        "mean of the last 2": [0, 0.5, 0.5],
+        "step 2 alone": [0, 1, 0],
+    }
+    for row in result["rows"]:
+        assert all(0 <= row[name] <= 1 for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
+
+
+@pytest.mark.slow
 def test_passes_need_a_checkpoint(tmp_path):
     printed = run("passes.py", tmp_path, "--size", "full", code=1)
     assert "--checkpoint is needed" in printed
