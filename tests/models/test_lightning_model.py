@@ -235,10 +235,18 @@ def test_validation_costs_a_tenth_at_most(cost, epochs):
 
 def test_every_loss_term_is_logged_under_its_own_name(tiny, surface, tmp_path):
     logger = CSVLogger(tmp_path)
-    fit(tiny(), surface, tmp_path, max_epochs=1, logger=logger, log_every_n_steps=1, limit_val_batches=0)
+    settings = {"max_epochs": 1, "logger": logger, "log_every_n_steps": 1, "limit_val_batches": 0}
+    _, engine = fit(tiny(), surface, tmp_path, **settings)
     header = (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
-    names = {f"train_loss_{name}" for name in ("normal", "mask", "anomaly", "consistency", "step", "epoch")}
-    assert names <= set(header)
+    terms = {"normal", "mask", "anomaly", "consistency"}
+    names = {f"train_loss_{name}" for name in (*terms, "step", "epoch")}
+    assert {name for name in header if name.startswith("train_loss_")} == names
+    # The short names are those of the progress bar, which has no room for others.
+    assert not terms & set(header)
+    shown = engine.trainer.progress_bar_metrics
+    logged = engine.trainer.logged_metrics
+    assert {name: shown[name] for name in terms} == {name: float(logged[f"train_loss_{name}"]) for name in terms}
+    assert not {f"train_loss_{name}" for name in terms} & shown.keys()
 
 
 def test_checkpoint_needs_nothing_but_the_file(tiny, surface, tmp_path, monkeypatch):

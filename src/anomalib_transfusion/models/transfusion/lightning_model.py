@@ -412,8 +412,10 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         )
         self._loss_guard.watch(losses, self.trainer.global_step)
         self.log("train_loss", losses.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))
-        for name in ("normal", "mask", "anomaly", "consistency"):
-            self.log(f"train_loss_{name}", getattr(losses, name).detach(), prog_bar=True, batch_size=len(images))
+        terms = {name: getattr(losses, name).detach() for name in ("normal", "mask", "anomaly", "consistency")}
+        self.log_dict({f"train_loss_{name}": term for name, term in terms.items()}, batch_size=len(images))
+        # The progress bar has no room for names as long as these.
+        self.log_dict(terms, prog_bar=True, logger=False, batch_size=len(images))
         return {"loss": losses.total}
 
     def validation_step(  # type: ignore[override]
