@@ -179,6 +179,24 @@ def test_passes_need_a_checkpoint(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_foreground(tmp_path):
+    """On a plain background the estimate keeps anomalies on the object; on grass it knows that it knows nothing."""
+    command = [sys.executable, str(ROOT / "benchmarks/foreground.py"), "--output", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "README.md").open() if "|" in line
+    ]
+    rows = {row[0]: dict(zip(table[0], row, strict=True)) for row in table[2:]}
+    paper, grass = rows["light paper"], rows["grass"]
+    assert float(paper["anomalies on the object, none"]) < 30
+    assert float(paper["anomalies on the object, estimate"]) > 75
+    assert {row["anomalies on the object, given mask"] for row in rows.values()} == {"100.0", ""}
+    assert (grass["estimated"], grass["overlap (IoU)"]) == ("100.0", grass["true"])
+    assert rows["coins.png"]["true"] == ""
+    assert (tmp_path / "foreground.jpg").stat().st_size > 10_000
+
+
 def test_gpu_list_without_time_runs_nothing(tmp_path):
     printed = run("gpu.py", tmp_path, "--minutes", "0.0")
     result = read(tmp_path, "gpu-tiny")
