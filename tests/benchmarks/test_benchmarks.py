@@ -64,6 +64,7 @@ def check_contenders(result: dict, measured: set[str]):
         assert row["status"] == "measured" or row["reason"]
 
 
+@pytest.mark.slow
 def test_synthesis(tmp_path):
     printed = run("synthesis.py", tmp_path, "--rounds", "3")
     result = read(tmp_path, "synthesis-tiny")
@@ -77,6 +78,7 @@ def test_synthesis(tmp_path):
         assert all(0.2 < row["peak_memory_mib"] < 100 for row in result["contenders"])
 
 
+@pytest.mark.slow
 def test_training_step(tmp_path):
     names = {"plain path", "default", "fp32, channels last"}
     run("training_step.py", tmp_path, "--no-memory", "--rounds", "2", "--only", "default", "fp32, channels last*")
@@ -122,6 +124,7 @@ def test_larger_and_larger_batches(tmp_path):
     assert all(point["units_per_second"] > 0 for point in points)
 
 
+@pytest.mark.slow
 def test_stages(tmp_path):
     printed = run("stages.py", tmp_path)
     result = read(tmp_path, "stages-tiny-batch2")
@@ -236,7 +239,7 @@ def is_item(pid: int) -> bool:
     """Tell whether a process is one of the benchmarks that gpu.py starts."""
     try:
         return "inference.py" in Path(f"/proc/{pid}/cmdline").read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         # Over already: one of those that ask git for the commit.
         return False
 
