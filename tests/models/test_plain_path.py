@@ -117,7 +117,7 @@ def test_same_gradients():
     for name, parameter in ours.named_parameters():
         wanted = gradients[name].grad
         # Sums over many pixels: what rounding leaves is in proportion to the largest of a tensor, not to each element.
-        atol = 1e-5 * max(1.0, wanted.abs().max().item())
+        atol = 2e-5 * max(1.0, wanted.abs().max().item())
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=atol, msg=name)
 
 

@@ -67,14 +67,20 @@ class GroupNorm(nn.GroupNorm):
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
                 return activate(F.group_norm(x, self.num_groups, weight, bias, self.eps))
-        if (
-            x.device.type == "cpu"
-            and memory_format(x) == torch.channels_last
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-        ):
+        if normalised_in_strips(x):
             return _normalise_strips(x, self, overwrite)
         return activate(super().forward(x))
+
+
+def normalised_in_strips(x: torch.Tensor) -> bool:
+    """Tell whether a tensor is one for which PyTorch's group normalisation is not exact, and no gradient is needed."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and memory_format(x) == torch.channels_last
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _normalise_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> torch.Tensor:
@@ -168,11 +174,13 @@ class ResidualBlock(nn.Module):
         Returns:
             The output.
         """
-        shortcut = self.shortcut(x)
-        h = self.conv_1(self.norm_1(x, overwrite and shortcut is not x))
+        overwrite = overwrite and normalised_in_strips(x) and not isinstance(self.shortcut, nn.Identity)
+        # Early only where the input is lost afterwards: until it is added it takes memory.
+        shortcut = self.shortcut(x) if overwrite else None
+        h = self.conv_1(self.norm_1(x, overwrite))
         h += self.time_projection(time)[:, :, None, None]
         h = self.conv_2(self.norm_2(h, overwrite=True))
-        h += shortcut
+        h += self.shortcut(x) if shortcut is None else shortcut
         return h
 
 
