@@ -285,7 +285,7 @@ class Comparison:
             ])
         notes = [f"{row['name']}: {row['reason']}" for row in self.result["contenders"] if row["reason"]]
         notes.append(f"Peak memory: {self.result['memory_of']}.")
-        if setting["passes"] != setting["all_passes"]:
+        if unit == "image" and setting["passes"] != setting["all_passes"]:
             notes.append(
                 f"TransFusion: {setting['passes']} of {setting['all_passes']} passes run, the rest extrapolated.",
             )
