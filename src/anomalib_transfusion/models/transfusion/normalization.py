@@ -1,0 +1,95 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Group normalisation followed by SiLU, as the network has it everywhere, in the memory format of its input."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+__all__ = ["GroupNormSiLU", "activate", "group_norm", "memory_format", "normalized_in_strips"]
+
+MAX_GROUPS = 32
+# Four megabytes in single precision: few enough for a cache, and so many that threads seldom wait for each other.
+STRIP_VALUES = 2**20
+
+
+def memory_format(x: torch.Tensor) -> torch.memory_format:
+    """Return the memory format of ``(B, C, H, W)``: channels last, or contiguous, also where it is both."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+class GroupNormSiLU(nn.GroupNorm):
+    """Group normalisation followed by SiLU, in the precision of its input."""
+
+    def forward(self, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:  # type: ignore[override]
+        """Normalise and activate ``(B, C, H, W)``.
+
+        Args:
+            x: The input.
+            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+
+        Returns:
+            The output, in the memory format of the input.
+        """
+        if x.dtype != torch.float32:
+            # Autocast would convert to 32 bits and back.
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+                return activate(F.group_norm(x, self.num_groups, weight, bias, self.eps))
+        if normalized_in_strips(x):
+            return _normalize_strips(x, self, overwrite)
+        return activate(super().forward(x))
+
+
+def normalized_in_strips(x: torch.Tensor) -> bool:
+    """Tell whether a tensor is one for which PyTorch's group normalisation is not exact, and no gradient is needed."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and memory_format(x) == torch.channels_last
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> torch.Tensor:
+    """Normalise and activate channels-last ``(B, C, H, W)`` in single precision on a CPU, strip by strip.
+
+    PyTorch's own adds up the squares of a whole group one after the other here, which is hundreds of times less exact
+    than in contiguous memory (4e-4 at 64 channels and 256 pixels). Strips save a pass over the memory as well.
+    """
+    out = x if overwrite else torch.empty_like(x)
+    channels = x.shape[1]
+    size = max(1, STRIP_VALUES // channels)
+    in_group = channels // norm.num_groups
+    count = in_group * x.shape[2] * x.shape[3]
+
+    def of_groups(sums: torch.Tensor) -> torch.Tensor:
+        """Average sums of channels over the pixels of each group, for each channel."""
+        return (sums.view(-1, in_group).sum(dim=1) / count).repeat_interleave(in_group)
+
+    for image, result in zip(x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
+        pixels = image.flatten(0, 1)
+        mean = of_groups(pixels.sum(dim=0))
+        strips = pixels.split(size)
+        squares = [(strip - mean).square_().sum(dim=0) for strip in strips]
+        scale = norm.weight * (of_groups(torch.stack(squares).sum(dim=0)) + norm.eps).rsqrt()
+        shift = norm.bias - mean * scale
+        for strip, place in zip(strips, result.flatten(0, 1).split(size), strict=True):
+            F.silu(torch.addcmul(shift, strip, scale, out=place), inplace=True)
+    return out
+
+
+def group_norm(channels: int) -> GroupNormSiLU:
+    """Return a group normalisation with 32 groups, or the most that also divide a narrower layer."""
+    return GroupNormSiLU(math.gcd(MAX_GROUPS, channels), channels)
+
+
+def activate(x: torch.Tensor) -> torch.Tensor:
+    """Apply SiLU to a tensor that nobody needs afterwards, in place where no gradient needs it either."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
