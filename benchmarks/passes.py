@@ -58,6 +58,22 @@ def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:
     return DemoSurface(root=folder, **common, **(TINY_SURFACE if options.size == "tiny" else {}))
 
 
+def measure(batches: list[ImageBatch], found: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    """Compute the metrics of the scores ``(B,)`` and maps ``(B, 1, H, W)`` that were found for each batch."""
+    metrics = {metric.name: metric.cpu() for metric in TransFusion.configure_evaluator().test_metrics}  # type: ignore[union-attr]
+    for batch, (scores, maps) in zip(batches, found, strict=True):
+        result = ImageBatch(
+            image=batch.image,
+            gt_label=batch.gt_label,
+            gt_mask=batch.gt_mask,
+            pred_score=scores,
+            anomaly_map=maps,
+        )
+        for name in METRICS:
+            metrics[name].update(result)
+    return {name: float(metrics[name].compute()) for name in METRICS}
+
+
 def evaluate(
     model: TransFusion,
     batches: list[ImageBatch],
@@ -72,9 +88,9 @@ def evaluate(
     """
     network = model.model
     network.inference_timesteps = inference_timesteps(network.timesteps, steps, first)
-    metrics = {metric.name: metric.cpu() for metric in TransFusion.configure_evaluator().test_metrics}  # type: ignore[union-attr]
     device = torch.device(options.device)
     seconds, images = 0.0, 0
+    found = []
     network.precision = PRECISIONS[options.precision]
     with torch.no_grad():
         network.predict(batches[0].image.to(device))
@@ -86,20 +102,12 @@ def evaluate(
             synchronize(device)
             seconds += perf_counter() - start
             images += len(batch.image)
-            result = ImageBatch(
-                image=batch.image,
-                gt_label=batch.gt_label,
-                gt_mask=batch.gt_mask,
-                pred_score=predictions.pred_score.float().cpu(),
-                anomaly_map=predictions.anomaly_map.float().cpu(),
-            )
-            for name in METRICS:
-                metrics[name].update(result)
+            found.append((predictions.pred_score.float().cpu(), predictions.anomaly_map.float().cpu()))
     return {
         "num_inference_steps": steps,
         "timesteps": network.inference_timesteps,
         "passes": len(network.inference_timesteps),
-        **{name: float(metrics[name].compute()) for name in METRICS},
+        **measure(batches, found),
         "images": images,
         "images_per_second": images / seconds,
     }

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 import record
 from anomalib_transfusion import TransFusion
 from defects import read_batches
-from passes import METRICS, load_data, load_model
+from passes import METRICS, load_data, load_model, measure
 
 
 def collect(model: TransFusion, batches: list[ImageBatch], device: torch.device) -> list[torch.Tensor]:
@@ -51,19 +51,8 @@ def weightings(beta: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def evaluate(masks: list[torch.Tensor], batches: list[ImageBatch], weights: torch.Tensor) -> dict[str, float]:
     """Compute the metrics of maps that are weighed masks."""
-    metrics = {metric.name: metric.cpu() for metric in TransFusion.configure_evaluator().test_metrics}  # type: ignore[union-attr]
-    for steps, batch in zip(masks, batches, strict=True):
-        anomaly_map = torch.einsum("s,sbchw->bchw", weights, steps.float())
-        result = ImageBatch(
-            image=batch.image,
-            gt_label=batch.gt_label,
-            gt_mask=batch.gt_mask,
-            pred_score=anomaly_map.amax(dim=(1, 2, 3)),
-            anomaly_map=anomaly_map,
-        )
-        for name in METRICS:
-            metrics[name].update(result)
-    return {name: float(metrics[name].compute()) for name in METRICS}
+    maps = [torch.einsum("s,sbchw->bchw", weights, steps.float()) for steps in masks]
+    return measure(batches, [(anomaly_map.amax(dim=(1, 2, 3)), anomaly_map) for anomaly_map in maps])
 
 
 def main() -> None:
