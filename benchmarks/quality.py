@@ -21,11 +21,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, Draem, Patchcore
 from lightning import seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, Timer
 
 import record
 from anomalib_transfusion import TransFusion
@@ -82,6 +83,7 @@ def _draem(options: argparse.Namespace) -> Draem:
 def _patchcore(options: argparse.Namespace) -> Patchcore:
     return Patchcore(
         backbone=options.backbone,
+        pre_trained=options.pretrained,
         layers=options.layers,
         coreset_sampling_ratio=CORESETS[options.device],
         pre_processor=Patchcore.configure_pre_processor(_side(options)),
@@ -113,6 +115,22 @@ def make_data(options: argparse.Namespace) -> MVTecAD:
     )
 
 
+def make_engine(options: argparse.Namespace, folder: Path, callbacks: list[Callback], **trainer: Any) -> Engine:  # noqa: ANN401
+    """Return an engine that trains and says nothing."""
+    return Engine(
+        accelerator="gpu" if options.device == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        default_root_dir=folder,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        # Thresholds are not needed, and validation would take part of the time.
+        limit_val_batches=0,
+        **trainer,
+    )
+
+
 def train(
     name: str,
     model: AnomalibModule,
@@ -135,18 +153,7 @@ def train(
         trainer = {"max_epochs": -1, "gradient_clip_val": 1.0}
     else:
         callbacks.append(ModelCheckpoint(folder, save_top_k=0))
-    engine = Engine(
-        accelerator="gpu" if options.device == "cuda" else "cpu",
-        devices=1,
-        logger=False,
-        default_root_dir=folder,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        # Thresholds are not needed, and validation would take part of the time.
-        limit_val_batches=0,
-        **trainer,
-    )
+    engine = make_engine(options, folder, callbacks, **trainer)
     start = perf_counter()
     resumed = MODELS[name].timed and last.exists()
     engine.fit(model, datamodule=make_data(options), ckpt_path=last if resumed else None)
@@ -182,7 +189,11 @@ def main() -> None:
         "image_size": _side(options)[0],
         "batch": BATCH,
         "transfusion": {"learning_rate": RATES[options.size], **NETWORKS[options.size], **options.set},
-        "patchcore": {"backbone": options.backbone, "coreset_sampling_ratio": CORESETS[options.device]},
+        "patchcore": {
+            "backbone": options.backbone,
+            "pretrained": options.pretrained,
+            "coreset_sampling_ratio": CORESETS[options.device],
+        },
     }
     done = {(row["model"], row["seed"]) for row in result["rows"] if row["status"] == "done"}
     minutes = options.minutes / len(options.seeds) * TRAINING_SHARE
@@ -222,21 +233,39 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=tuple(NETWORKS), help="of TransFusion; full on a GPU, small on a CPU")
     parser.add_argument("--image-size", type=int)
-    parser.add_argument("--set", type=_parameter, nargs="+", default=[], metavar="NAME=VALUE", help="of TransFusion")
+    parser.add_argument(
+        "--set",
+        type=parse_parameter,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of TransFusion",
+    )
     parser.add_argument("--name", default="", help="added to the name of the result, for one that differs by --set")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="of Patchcore, from timm")
     parser.add_argument("--layers", nargs="+", default=["blocks.2", "blocks.4"])
+    parser.add_argument(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether Patchcore's backbone is; without, it needs no download and means nothing",
+    )
     parser.add_argument("--eval-batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, help="folder of the checkpoints; work in the output by default")
     options = parser.parse_args()
-    options.size = options.size or ("full" if options.device == "cuda" else "small")
+    options.size = pick_size(options)
     options.set = dict(options.set)
     return options
 
 
-def _parameter(text: str) -> tuple[str, Any]:
+def pick_size(options: argparse.Namespace) -> str:
+    """Return the size of the network: the user's, else what the device bears."""
+    return options.size or ("full" if options.device == "cuda" else "small")
+
+
+def parse_parameter(text: str) -> tuple[str, Any]:
     """Read a parameter as YAML does, which is how anomalib's command line reads it."""
     import yaml
 

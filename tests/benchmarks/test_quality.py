@@ -81,8 +81,9 @@ def run(folder, *arguments):
 
 
 def test_a_run_that_goes_on(folder):
-    """One model trains, another lacks its backbone; the same command again keeps the first and retries the second."""
-    result, page, printed = run(folder, "--minutes", "0.5", "--models", "TransFusion", "Patchcore")
+    """One model trains, another lacks its backbone; the same again, with one, keeps the first and adds the second."""
+    arguments = ("--minutes", "0.5", "--models", "TransFusion", "Patchcore")
+    result, page, printed = run(folder, *arguments)
     ours, theirs = result["rows"]
     assert (ours["model"], ours["status"]) == ("TransFusion", "done")
     assert (theirs["model"], theirs["status"]) == ("Patchcore", "failed")
@@ -93,12 +94,14 @@ def test_a_run_that_goes_on(folder):
     assert set(ours["metrics"]) == {"all", *kinds}
     assert ours["metrics"]["all"]["images"] == sum(1 for _ in (folder / "data/brick/test").rglob("*.png"))
     assert "| TransFusion |" in page
+    assert "tf_efficientnet_lite0" in theirs["error"]
     assert "Patchcore, seed 0, failed: " in page
     picture = folder / "out" / ours["pictures"]
     assert picture.name in page
     assert Image.open(picture).format == "JPEG"
     assert "TransFusion, seed 0:" in printed
-    again, _, printed = run(folder, "--minutes", "0.5", "--models", "TransFusion", "Patchcore")
+    again, page, printed = run(folder, *arguments, "--no-pretrained")
     assert again["rows"][0] == ours
-    assert [row["model"] for row in again["rows"]] == ["TransFusion", "Patchcore"]
+    assert [(row["model"], row["status"]) for row in again["rows"]] == [("TransFusion", "done"), ("Patchcore", "done")]
     assert "TransFusion, seed 0:" not in printed
+    assert "| Patchcore   |" in page

@@ -85,12 +85,28 @@ SYNTHESIS = [
     *in_module(
         "synthesis/generator.py",
         Message(
-            "an AnomalyGenerator needs a source",
-            lambda: AnomalyGenerator(None, structure=False),
+            "structure_share={} must be in",
+            lambda: AnomalyGenerator(None, structure_share=1.5),
             ValueError,
-            "textures=None and structure=False",
-            "needs a source of appearances",
-            "Pass a TextureBank, or structure=True",
+            "structure_share=1.5",
+            "must be in [0, 1]",
+            "0 takes every anomaly from a texture",
+        ),
+        Message(
+            "structure_share={} leaves no source",
+            lambda: AnomalyGenerator(None, structure_share=0),
+            ValueError,
+            "structure_share=0",
+            "leaves no source of anomalies",
+            "Give textures, or a share above 0",
+        ),
+        Message(
+            "min_perlin_scale={} must be",
+            lambda: AnomalyGenerator(None, min_perlin_scale=6),
+            ValueError,
+            "min_perlin_scale=6",
+            "must be from 0",
+            "to 5 (small ones only)",
         ),
         Message(
             "images must have the shape",

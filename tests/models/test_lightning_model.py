@@ -308,6 +308,8 @@ def test_default_input_is_256_without_a_crop():
         ("full_rate_share", 1.5),
         ("rate_decay", -0.1),
         ("rotation_probability", 2.0),
+        ("structure_share", -0.5),
+        ("min_perlin_scale", 6),
         ("texture_source", "noise"),
         ("normal_weight", -1.0),
         ("timesteps", 1),

@@ -51,6 +51,28 @@ def test_half_of_the_batch_carries_anomalies(images):
     assert torch.equal(sample.x_t[200:], 2 * images[200:] - 1)
 
 
+def test_share_of_structure_and_size_of_anomalies_reach_the_synthesis():
+    seed_everything(0)
+    black = torch.zeros(40, 3, 64, 64)
+
+    def spread(share):
+        target = draw(black, texture_source="photographs", structure_share=share, rotation_probability=0).target
+        inside = target.mask[:, 0].bool()
+        return [
+            float(anomaly[:, where].std(dim=1).mean())
+            for anomaly, where in zip(target.anomaly, inside, strict=True)
+            if where.sum() > 50
+        ]
+
+    # Black in disorder stays black or becomes another flat colour; photographs do not.
+    assert sum(spread(0)) / len(spread(0)) > 4 * sum(spread(1)) / len(spread(1))
+    images = torch.rand(200, 3, 64, 64)
+    fine = draw(images, min_perlin_scale=5, rotation_probability=0).target.mask[:100].mean(dim=(1, 2, 3))
+    coarse = draw(images, rotation_probability=0).target.mask[:100].mean(dim=(1, 2, 3))
+    # Many small spots average out: every mask covers about the same share.
+    assert fine.std() < coarse.std() / 3
+
+
 def test_input_is_the_forward_process_of_the_target(images):
     sample = draw(images)
     normal, anomaly, mask = sample.target

@@ -87,11 +87,45 @@ def test_texture_and_structure_are_drawn_half_and_half(noisy_textures):
     assert np.mean(from_texture) == pytest.approx(0.5, abs=0.08)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_share_of_structure_anomalies(noisy_textures, share):
+    torch.manual_seed(4)
+    generator = AnomalyGenerator(noisy_textures, structure_share=share)
+    from_texture = [draw for _ in range(30) for draw in noisy(generator(torch.zeros(64, 3, 32, 32)))]
+    assert len(from_texture) > 400
+    # Four standard deviations of 400 draws.
+    assert 1 - np.mean(from_texture) == pytest.approx(share, abs=0.08)
+
+
 def test_a_single_source_is_the_only_one(noisy_textures):
     torch.manual_seed(5)
     images = torch.zeros(200, 3, 32, 32)
     assert np.mean(noisy(AnomalyGenerator(None)(images))) < 0.05
-    assert np.mean(noisy(AnomalyGenerator(noisy_textures, structure=False)(images))) > 0.95
+    assert np.mean(noisy(AnomalyGenerator(noisy_textures, structure_share=0)(images))) > 0.95
+
+
+def test_anomalies_on_gray_images_are_gray_where_asked(noisy_textures):
+    torch.manual_seed(5)
+    gray = torch.rand(16, 1, 32, 32).expand(-1, 3, -1, -1)
+    colour = torch.rand(16, 3, 32, 32)
+
+    def colourfulness(images, **parameters):
+        appearance = AnomalyGenerator(noisy_textures, **parameters)(images).appearance
+        return float((appearance.amax(dim=1) - appearance.amin(dim=1)).max())
+
+    assert colourfulness(gray, grayscale=True) == pytest.approx(0, abs=1e-5)
+    assert colourfulness(gray) > 0.5
+    assert colourfulness(colour, grayscale=True) > 0.5
+
+
+def test_each_image_of_a_batch_is_gray_or_not_by_itself(noisy_textures):
+    torch.manual_seed(5)
+    images = torch.cat([torch.rand(8, 1, 32, 32).expand(-1, 3, -1, -1), torch.rand(8, 3, 32, 32)])
+    # The first half carries anomalies; two of its images have colour.
+    order = [8, 0, 1, 9, 2, 3, *range(4, 8), *range(10, 16)]
+    appearance = AnomalyGenerator(noisy_textures, grayscale=True)(images[order]).appearance[:6]
+    coloured = ((appearance.amax(dim=1) - appearance.amin(dim=1)).amax(dim=(1, 2)) > 0.01).tolist()
+    assert coloured == [True, False, False, True, False, False]
 
 
 def test_anomalies_stay_in_the_foreground(noisy_textures):

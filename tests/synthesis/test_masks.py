@@ -5,6 +5,7 @@
 
 import json
 
+import cv2
 import pytest
 import torch
 
@@ -102,3 +103,17 @@ def test_cell_counts_are_independent_powers_of_two():
     roughness = noise.diff(dim=3).abs().mean(dim=(1, 2, 3)) / noise.abs().mean(dim=(1, 2, 3))
     assert roughness.min() < 0.06
     assert roughness.max() > 0.5
+
+
+def test_more_cells_leave_out_large_anomalies():
+    torch.manual_seed(2)
+
+    def largest(min_exponent):
+        masks = anomaly_mask(draw_noise(64, (64, 64), min_exponent=min_exponent)).byte().numpy()
+        spots = [cv2.connectedComponentsWithStats(mask[0])[2][1:, cv2.CC_STAT_AREA] for mask in masks]
+        return max(area for areas in spots for area in areas)
+
+    # At 32 cells an axis a cell has 2 x 2 pixels, at one cell it has all.
+    assert largest(5) < 150
+    assert largest(3) < largest(0)
+    assert largest(0) > 64 * 64 / 8

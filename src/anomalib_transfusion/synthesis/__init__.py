@@ -5,7 +5,7 @@
 
 from anomalib_transfusion.synthesis.augmentation import augment
 from anomalib_transfusion.synthesis.foreground import ForegroundMasks, estimate_foreground
-from anomalib_transfusion.synthesis.generator import AnomalyGenerator, SyntheticAnomaly, rotate_some
+from anomalib_transfusion.synthesis.generator import AnomalyGenerator, SyntheticAnomaly, check_synthesis, rotate_some
 from anomalib_transfusion.synthesis.masks import anomaly_mask, draw_noise, previous_mask
 from anomalib_transfusion.synthesis.perlin import perlin_noise
 from anomalib_transfusion.synthesis.sources import TextureBank, structure_source
@@ -17,6 +17,7 @@ __all__ = [
     "TextureBank",
     "anomaly_mask",
     "augment",
+    "check_synthesis",
     "draw_noise",
     "estimate_foreground",
     "perlin_noise",

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anomalib_transfusion.synthesis.augmentation import augment_each, send
 from anomalib_transfusion.synthesis.geometry import rotate
-from anomalib_transfusion.synthesis.masks import anomaly_mask, draw_noise, previous_mask
+from anomalib_transfusion.synthesis.masks import MAX_EXPONENT, anomaly_mask, draw_noise, previous_mask
 from anomalib_transfusion.synthesis.sources import TextureBank, shuffle_tiles
 
 
@@ -37,21 +38,27 @@ class AnomalyGenerator:
 
     Args:
         textures: Where texture anomalies take their appearance from; ``None`` for no texture anomalies.
-        structure: Whether images in disorder are a source, too. Where both are, each is drawn half of the time.
+        structure_share: Share of the anomalies whose source is the image itself in disorder, in [0, 1]; the others take
+            a texture. Without textures, all are such.
+        min_perlin_scale: Anomaly masks have ``2 ** min_perlin_scale`` to ``2 ** 5`` cells of noise an axis, in [0, 5].
+        grayscale: Whether anomalies on gray images are gray, too.
 
     Raises:
-        ValueError: If there is no source at all.
+        ValueError: If a parameter is out of its range, or there is no source at all.
     """
 
-    def __init__(self, textures: TextureBank | None, structure: bool = True) -> None:
-        if textures is None and not structure:
-            msg = (
-                "an AnomalyGenerator needs a source of appearances, got textures=None and structure=False."
-                " Pass a TextureBank, or structure=True."
-            )
-            raise ValueError(msg)
+    def __init__(
+        self,
+        textures: TextureBank | None,
+        structure_share: float = 0.5,
+        min_perlin_scale: int = 0,
+        grayscale: bool = False,
+    ) -> None:
+        check_synthesis(textures is not None, structure_share, min_perlin_scale)
         self.textures = textures
-        self.structure = structure
+        self.structure_share = structure_share
+        self.min_perlin_scale = min_perlin_scale
+        self.grayscale = grayscale
 
     @torch.no_grad()
     def __call__(self, images: Tensor, foreground: Tensor | None = None) -> SyntheticAnomaly:
@@ -73,7 +80,7 @@ class AnomalyGenerator:
         batch = len(images)
         count = batch // 2 + (batch % 2 if torch.rand(()) < 0.5 else 0)
         size = (images.shape[-2], images.shape[-1])
-        noise = draw_noise(count, size, images.device)
+        noise = draw_noise(count, size, images.device, self.min_perlin_scale)
         mask, previous = anomaly_mask(noise), previous_mask(noise)
         if foreground is not None:
             mask = mask * foreground[:count]
@@ -83,6 +90,8 @@ class AnomalyGenerator:
         appearance[count:].zero_()
         if count:
             torch.cat(self._appearances(images[:count].float()), out=appearance[:count])
+            if self.grayscale:
+                match_gray(appearance[:count], images[:count])
             appearance[:count].mul_(2).sub_(1).mul_(mask)
         rest = (0, 0, 0, 0, 0, 0, 0, batch - count)
         return SyntheticAnomaly(
@@ -120,9 +129,7 @@ class AnomalyGenerator:
         """Whether each sample takes a texture; otherwise it takes structure."""
         if self.textures is None:
             return [False] * count
-        if not self.structure:
-            return [True] * count
-        return (torch.rand(count) < 0.5).tolist()
+        return (torch.rand(count) < 1 - self.structure_share).tolist()
 
     def _check(self, images: Tensor, foreground: Tensor | None) -> None:
         """Refuse shapes that do not fit each other."""
@@ -145,6 +152,49 @@ class AnomalyGenerator:
                 f" {images.shape[-2]}x{images.shape[-1]} pixels. Build the TextureBank with the images' size."
             )
             raise ValueError(msg)
+
+
+def match_gray(appearance: Tensor, images: Tensor) -> None:
+    """Take the colour from the appearances of images that have none, in place.
+
+    Otherwise colour alone would give every synthetic anomaly on a gray image away.
+
+    Args:
+        appearance: Appearances in [0, 1], shape ``(N, 3, H, W)``.
+        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is gray if its channels agree within half a grey level
+            of 8 bits.
+    """
+    colour = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) > 0.5 / 255
+    gray = rgb_to_grayscale(appearance, num_output_channels=3)
+    torch.where(colour.view(-1, 1, 1, 1), appearance, gray, out=appearance)
+
+
+def check_synthesis(textured: bool, structure_share: float, min_perlin_scale: int) -> None:
+    """Raise ValueError, naming the value, if a parameter of the synthesis is impossible.
+
+    Args:
+        textured: Whether there are textures.
+        structure_share: As of :class:`AnomalyGenerator`.
+        min_perlin_scale: As of :class:`AnomalyGenerator`.
+    """
+    if not 0 <= structure_share <= 1:
+        msg = (
+            f"structure_share={structure_share} must be in [0, 1]: 0 takes every anomaly from a texture, 1 every one"
+            " from the image itself."
+        )
+        raise ValueError(msg)
+    if not textured and structure_share == 0:
+        msg = (
+            f"structure_share={structure_share} leaves no source of anomalies, for there are no textures either. Give"
+            " textures, or a share above 0."
+        )
+        raise ValueError(msg)
+    if not 0 <= min_perlin_scale <= MAX_EXPONENT:
+        msg = (
+            f"min_perlin_scale={min_perlin_scale} must be from 0 (the paper's: anomalies of every size) to"
+            f" {MAX_EXPONENT} (small ones only)."
+        )
+        raise ValueError(msg)
 
 
 def rotate_some(tensors: list[Tensor], probability: float = 0.3, degrees: float = 20.0) -> list[Tensor]:

@@ -16,18 +16,24 @@ THRESHOLD = 0.5
 DROPPED, SHRUNK, SAME, GROWN = range(4)
 
 
-def draw_noise(batch: int, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+def draw_noise(
+    batch: int,
+    size: tuple[int, int],
+    device: torch.device | str = "cpu",
+    min_exponent: int = 0,
+) -> Tensor:
     """Draw noise maps with 2^0 to 2^5 cells an axis, drawn independently, rotated by up to 90 degrees either way.
 
     Args:
         batch: Number of maps ``B``.
         size: Height and width in pixels.
         device: Where the maps are drawn and stay.
+        min_exponent: The smallest power of two that is drawn, 0 to 5: more cells, smaller anomalies.
 
     Returns:
         The noise, shape ``(B, 1, H, W)``, about in [-1, 1].
     """
-    cells = 2 ** torch.randint(0, MAX_EXPONENT + 1, (batch, 2), device=device)
+    cells = 2 ** torch.randint(min_exponent, MAX_EXPONENT + 1, (batch, 2), device=device)
     angle = (2 * torch.rand(batch, device=device) - 1) * ROTATION_DEGREES
     return perlin_noise(cells, size, angle, max_cells=2**MAX_EXPONENT)
 

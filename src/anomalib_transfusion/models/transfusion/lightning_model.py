@@ -106,6 +106,15 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             Defaults to ``"none"``.
         rotation_probability (float): Share of the training samples that are rotated by up to 20 degrees.
             Defaults to ``0.3``.
+        structure_share (float): Share of the synthetic anomalies that are the image itself in disorder, in [0, 1]; the
+            others take a texture.
+            Defaults to ``0.5``.
+        min_perlin_scale (int): Synthetic anomalies are cut out of noise with ``2 ** min_perlin_scale`` to 32 cells an
+            axis, in [0, 5]; a larger value leaves out large anomalies.
+            Defaults to ``0``.
+        grayscale_anomalies (bool): Whether synthetic anomalies on gray images are gray, too. Otherwise colour alone
+            gives each of them away.
+            Defaults to ``False``.
         precision (str): Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16
             where the device is several times faster with it and the trainer was given no precision.
             Defaults to ``"auto"``.
@@ -174,6 +183,9 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         texture_source: TextureSource = "folder",
         foreground: Path | str = "none",
         rotation_probability: float = 0.3,
+        structure_share: float = 0.5,
+        min_perlin_scale: int = 0,
+        grayscale_anomalies: bool = False,
         precision: Precision = "auto",
         channels_last: bool | None = None,
         compile: bool = False,  # noqa: A002
@@ -236,7 +248,15 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             consistency_weight=consistency_weight,
             focal_weight=focal_weight,
         )
-        self.sampler = TrainingSampler(dtd_dir, texture_source, foreground, rotation_probability)
+        self.sampler = TrainingSampler(
+            dtd_dir,
+            texture_source,
+            foreground,
+            rotation_probability,
+            structure_share,
+            min_perlin_scale,
+            grayscale_anomalies,
+        )
         self.reconstruction: torch.Tensor | None = None
         """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
 

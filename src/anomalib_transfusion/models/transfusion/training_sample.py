@@ -15,6 +15,7 @@ from anomalib_transfusion.synthesis import (
     AnomalyGenerator,
     ForegroundMasks,
     TextureBank,
+    check_synthesis,
     estimate_foreground,
     rotate_some,
 )
@@ -55,6 +56,9 @@ class TrainingSampler:
             scikit-image ships, or ``none``: structure anomalies alone.
         foreground: ``none``, ``estimate``, or a folder with one mask for each training image.
         rotation_probability: Share of the samples that are rotated by up to 20 degrees.
+        structure_share: Share of the anomalies that come from the image itself, in [0, 1]; the others from a texture.
+        min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
+        grayscale_anomalies: Whether anomalies on gray images are gray, too.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -67,6 +71,9 @@ class TrainingSampler:
         texture_source: TextureSource = "folder",
         foreground: str | Path = "none",
         rotation_probability: float = 0.3,
+        structure_share: float = 0.5,
+        min_perlin_scale: int = 0,
+        grayscale_anomalies: bool = False,
     ) -> None:
         check_arguments(TrainingSampler.__init__, locals())
         if texture_source not in get_args(TextureSource):
@@ -75,10 +82,14 @@ class TrainingSampler:
         if not 0 <= rotation_probability <= 1:
             msg = f"rotation_probability={rotation_probability} must be in [0, 1]; 0 rotates none."
             raise ValueError(msg)
+        check_synthesis(texture_source != "none", structure_share, min_perlin_scale)
         self.dtd_dir = Path(dtd_dir)
         self.texture_source = texture_source
         self.foreground = str(foreground)
         self.rotation_probability = rotation_probability
+        self.structure_share = structure_share
+        self.min_perlin_scale = min_perlin_scale
+        self.grayscale_anomalies = grayscale_anomalies
         self._size: tuple[int, int] | None = None
         self._generator: AnomalyGenerator
         self._foreground_masks: ForegroundMasks | None = None
@@ -119,7 +130,12 @@ class TrainingSampler:
             "photographs": lambda: TextureBank.from_photographs(size),
             "none": lambda: None,
         }[self.texture_source]()
-        self._generator = AnomalyGenerator(textures)
+        self._generator = AnomalyGenerator(
+            textures,
+            self.structure_share,
+            self.min_perlin_scale,
+            self.grayscale_anomalies,
+        )
         if self.foreground not in {"none", "estimate"}:
             self._foreground_masks = ForegroundMasks.from_folder(Path(self.foreground), size)
         self._size = size
