@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import AUPRO, AUROC, F1Max
 from anomalib.models import AnomalibModule
+from torchvision.transforms.v2 import Normalize
 
 GOOD = "good"
 ALL = "all"
@@ -21,11 +23,11 @@ class Found(NamedTuple):
     """Test images and what a model found in them, on the CPU.
 
     Attributes:
-        images: In [0, 1], ``(N, 3, H, W)``.
+        images: In [0, 1], whatever the model normalises them to, ``(N, 3, H, W)``.
         masks: True masks, ``(N, H, W)``.
         kinds: Folder of each image: ``good`` or the name of its defect.
-        maps: Anomaly maps, ``(N, H, W)``.
-        scores: Scores, ``(N,)``.
+        maps: Anomaly maps in the model's own units, ``(N, H, W)``.
+        scores: Scores in these, ``(N,)``.
         reconstructions: In [0, 1], ``(N, 3, H, W)``, where the model makes them.
         images_per_second: From pre-processed images to maps, without the first batch where there are more.
     """
@@ -77,7 +79,7 @@ def predict(model: AnomalibModule, data: AnomalibDataModule, device: torch.devic
         for batch in batches
     ]
     return Found(
-        images=torch.cat([batch.image for batch in batches]),
+        images=denormalize(model, torch.cat([batch.image for batch in batches])),
         masks=torch.cat(masks).reshape(len(paths), *maps[0].shape[-2:]).bool(),
         kinds=np.array([path.parent.name for path in paths]),
         maps=torch.cat(maps),
@@ -85,6 +87,15 @@ def predict(model: AnomalibModule, data: AnomalibDataModule, device: torch.devic
         reconstructions=torch.cat(reconstructions) if reconstructions else None,
         images_per_second=sum(len(batch.image) for batch in batches[timed]) / sum(seconds[timed]),
     )
+
+
+def denormalize(model: AnomalibModule, images: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation of a model's pre-processor, for people to look at the images ``(N, 3, H, W)``."""
+    transform = model.pre_processor.transform  # type: ignore[union-attr]
+    for normalize in reversed(extract_transforms_by_type(transform, Normalize)):
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalize.mean, normalize.std))
+        images = images * std + mean
+    return images.clamp(0, 1)
 
 
 def measure(found: Found) -> dict[str, dict[str, float]]:
@@ -95,14 +106,16 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
     """
     kinds = sorted(set(found.kinds) - {GOOD})
     results = {}
+    # Outside of [0, 1], the metrics take values for logits, and a sigmoid makes large distances all the same.
+    scores, maps = _to_unit(found.scores), _to_unit(found.maps)
     for kind in [ALL, *kinds]:
         chosen = torch.from_numpy(np.isin(found.kinds, kinds if kind == ALL else [kind]) | (found.kinds == GOOD))
         batch = ImageBatch(
             image=found.images[chosen],
             gt_label=torch.from_numpy(found.kinds != GOOD)[chosen],
             gt_mask=found.masks[chosen],
-            pred_score=found.scores[chosen],
-            anomaly_map=found.maps[chosen],
+            pred_score=scores[chosen],
+            anomaly_map=maps[chosen],
         )
         metrics: dict[str, Any] = {
             "image_AUROC": AUROC(fields=["pred_score", "gt_label"]),
@@ -115,6 +128,12 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
             metric.update(batch)
             results[kind][name] = float(metric.compute())
     return results
+
+
+def _to_unit(values: torch.Tensor) -> torch.Tensor:
+    """Bring values to [0, 1]; their order, which is all that the metrics look at, stays."""
+    low, high = values.min().double(), values.max().double()
+    return ((values.double() - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)).float()
 
 
 def synchronize(device: torch.device) -> None:

@@ -25,8 +25,11 @@ from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, Draem, Patchcore
+from anomalib.pre_processing import PreProcessor
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback, Timer
+from timm.models import get_pretrained_cfg
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 import record
 from anomalib_transfusion import TransFusion
@@ -86,9 +89,15 @@ def _patchcore(options: argparse.Namespace) -> Patchcore:
         pre_trained=options.pretrained,
         layers=options.layers,
         coreset_sampling_ratio=CORESETS[options.device],
-        pre_processor=Patchcore.configure_pre_processor(_side(options)),
+        pre_processor=PreProcessor(Compose([Resize(_side(options), antialias=True), _normalize(options.backbone)])),
         visualizer=False,
     )
+
+
+def _normalize(backbone: str) -> Normalize:
+    """Return what a backbone's weights expect; anomalib's Patchcore takes ImageNet's mean and deviation for all."""
+    expected = get_pretrained_cfg(backbone)
+    return Normalize(expected.mean, expected.std)
 
 
 MODELS = {
@@ -157,6 +166,8 @@ def train(
     start = perf_counter()
     resumed = MODELS[name].timed and last.exists()
     engine.fit(model, datamodule=make_data(options), ckpt_path=last if resumed else None)
+    # The network that is measured; the one above may be two minutes younger.
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
     seconds = timer.time_elapsed("train") if MODELS[name].timed else perf_counter() - start
     return {"training_seconds": seconds, "epochs": engine.trainer.current_epoch, "steps": engine.trainer.global_step}
 

@@ -11,14 +11,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from anomalib.models import Patchcore
+from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_transfusion import DemoSurface
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from defects import ALL, Found, measure
+from defects import ALL, Found, denormalize, measure, read_batches
 
 
 def test_metrics_of_each_kind_against_scikit_learn():
@@ -40,6 +43,33 @@ def test_metrics_of_each_kind_against_scikit_learn():
         pixels = roc_auc_score(masks[chosen].numpy().ravel(), maps[chosen].numpy().ravel())
         assert results[kind]["pixel_AUROC"] == pytest.approx(pixels, abs=1e-4)
         assert 0 <= results[kind]["pixel_AUPRO"] <= 1
+
+
+def test_units_of_a_model_do_not_matter():
+    random = torch.Generator().manual_seed(0)
+    kinds = np.array(["good"] * 6 + ["hole"] * 5)
+    masks = torch.rand(11, 16, 16, generator=random) > 0.8
+    masks[:6] = False
+    maps, scores = torch.rand(11, 16, 16, generator=random) + 0.3 * masks, torch.rand(11, generator=random)
+    found = Found(torch.zeros(11, 3, 16, 16), masks, kinds, maps, scores, None, 1.0)
+    # Distances as Patchcore's, of which a sigmoid would leave nothing.
+    distances = found._replace(maps=30 + 20 * maps, scores=30 + 20 * scores)
+    assert measure(distances)[ALL] == pytest.approx(measure(found)[ALL], abs=1e-4)
+    assert 0 < measure(found)[ALL]["image_AUROC"] < 1
+
+
+def test_images_are_shown_as_they_are_not_as_a_model_normalises_them(tmp_path):
+    DemoSurface(root=tmp_path, category="brick", image_size=64, num_train_images=2, num_test_images=2).prepare_data()
+
+    def images(*normalize):
+        transform = Compose([Resize((64, 64)), *normalize])
+        model = Patchcore("resnet18", ["layer1"], pre_trained=False, pre_processor=PreProcessor(transform))
+        data = DemoSurface(root=tmp_path, category="brick", image_size=64, num_train_images=2, num_test_images=2)
+        return denormalize(model, torch.cat([batch.image for batch in read_batches(model, data)]))
+
+    plain = images()
+    assert plain.std() > 0.05
+    assert torch.allclose(images(Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))), plain, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +124,7 @@ def test_a_run_that_goes_on(folder):
     assert set(ours["metrics"]) == {"all", *kinds}
     assert ours["metrics"]["all"]["images"] == sum(1 for _ in (folder / "data/brick/test").rglob("*.png"))
     assert "| TransFusion |" in page
-    assert "tf_efficientnet_lite0" in theirs["error"]
+    assert "LocalEntryNotFoundError" in theirs["error"]
     assert "Patchcore, seed 0, failed: " in page
     picture = folder / "out" / ours["pictures"]
     assert picture.name in page

@@ -1,0 +1,160 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a model misses and what it takes for a defect: how that depends on size, contrast and place, and pictures of it.
+
+    python benchmarks/failures.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
+
+An image counts as detected if its score is above all but five percent of the good images' scores.
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+import record
+from anomalib_transfusion.files import written_whole
+from defects import GOOD, Found, predict
+from passes import load_data, load_model
+from quality_page import DPI, QUALITY
+
+FALSE_ALARMS = 0.05
+RING_PIXELS = 5
+SIZES = (0, 25, 100, 400, np.inf)
+CONTRASTS = (0, 5, 10, 20, 40, 256)
+COLUMNS = 4
+INCHES = 1.35
+KINDS_OF_FAILURE = {
+    "missed, hardly any contrast": lambda table: table[~table.detected & (table.contrast < CONTRASTS[2])],
+    "missed, small": lambda table: table[~table.detected & (table.area < SIZES[2])],
+    "missed, at the border": lambda table: table[~table.detected & table.border],
+    "missed, none of these": lambda table: table[
+        ~table.detected & ~table.border & (table.area >= SIZES[2]) & (table.contrast >= CONTRASTS[2])
+    ],
+    "detected for the wrong reason": lambda table: table[table.detected & ~table.hit],
+}
+
+
+def describe(found: Found) -> pd.DataFrame:
+    """Describe every image with a defect.
+
+    Returns:
+        A row an image: ``place`` among all, ``kind``, ``score``, ``area`` of the defect in pixels, ``contrast`` in grey
+        levels of 8 bits against a ring around it, ``border``: whether it touches one, ``detected``, ``hit``:
+        whether the largest value of the map lies on the defect or within the ring.
+    """
+    good = found.kinds == GOOD
+    threshold = np.quantile(found.scores[torch.from_numpy(good)].numpy(), 1 - FALSE_ALARMS)
+    rows = []
+    for place in np.flatnonzero(~good):
+        mask = found.masks[place].numpy().astype(np.uint8)
+        if not mask.any():
+            continue
+        grown = cv2.dilate(mask, np.ones((2 * RING_PIXELS + 1,) * 2, np.uint8)).astype(bool)
+        inside, ring = mask.astype(bool), grown & ~mask.astype(bool)
+        gray = 255 * found.images[place].mean(dim=0).numpy()
+        edge = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
+        score = float(found.scores[place])
+        rows.append({
+            "place": place,
+            "kind": found.kinds[place],
+            "score": score,
+            "area": int(inside.sum()),
+            "contrast": abs(gray[inside].mean() - gray[ring].mean()) if ring.any() else 0.0,
+            "border": bool(edge.any()),
+            "detected": score > threshold,
+            "hit": bool(grown.flat[int(found.maps[place].argmax())]),
+        })
+    return pd.DataFrame(rows)
+
+
+def shares(table: pd.DataFrame, by: Any) -> pd.DataFrame:  # noqa: ANN401
+    """Return how many of the images of each group are detected, and in how many the map's peak lies on the defect."""
+    groups = table.groupby(by, observed=True)
+    return pd.DataFrame({
+        "images": groups.size(),
+        "detected, %": (100 * groups["detected"].mean()).round(0).astype(int),
+        "peak on the defect, %": (100 * groups["hit"].mean()).round(0).astype(int),
+    })
+
+
+def draw(found: Found, rows: dict[str, list[int]], path: Path) -> None:
+    """Draw images with the outline of the defect, and their maps below, a row a kind of failure."""
+    limits = float(found.maps.min()), float(np.quantile(found.maps.amax(dim=(1, 2)).numpy(), 0.95))
+    figure = Figure(figsize=(2 * COLUMNS * INCHES, (INCHES + 0.3) * len(rows)), layout="constrained")
+    for part, (name, places) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        part.suptitle(name, fontsize=9, fontweight="bold", x=0.005, ha="left")
+        line = part.subplots(1, 2 * COLUMNS)
+        for number, place in enumerate(places):
+            picture, anomaly_map = line[2 * number : 2 * number + 2]
+            picture.imshow(found.images[place].permute(1, 2, 0))
+            if found.masks[place].any():
+                picture.contour(found.masks[place].float(), levels=[0.5], colors="red", linewidths=0.7)
+            anomaly_map.imshow(found.maps[place], vmin=limits[0], vmax=limits[1], cmap="inferno")
+            picture.set_title(f"{found.kinds[place]}: {found.scores[place]:.2f}", fontsize=7, loc="left", pad=2)
+        for axis in line:
+            axis.set_axis_off()
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=DPI, format="jpg", pil_kwargs={"quality": QUALITY})
+
+
+def choose(found: Found, table: pd.DataFrame) -> dict[str, list[int]]:
+    """Choose the images of each kind of failure, spread over what there is, and the worst false alarms."""
+    rows = {}
+    for name, select in KINDS_OF_FAILURE.items():
+        failed = select(table).sort_values("score")
+        if len(failed):
+            chosen = np.linspace(0, len(failed) - 1, min(COLUMNS, len(failed))).round().astype(int)
+            rows[f"{name} ({len(failed)})"] = failed.place.iloc[chosen].tolist()
+    good = np.flatnonzero(found.kinds == GOOD)
+    worst = good[np.argsort(-found.scores[good].numpy(), kind="stable")][:COLUMNS]
+    return rows | {"false alarms, the highest scores of good images": worst.tolist()}
+
+
+def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> None:
+    """Write tables and picture as a page."""
+    parts = {
+        "By kind": shares(table, "kind"),
+        "By area of the defect, pixels": shares(table, pd.cut(table.area, SIZES)),
+        "By contrast to its surroundings, grey levels": shares(table, pd.cut(table.contrast, CONTRASTS, right=False)),
+        "By place": shares(table, table.border.map({True: "touches the border", False: "does not"})),
+    }
+    lines = [f"# Failures on {path.stem.split('-')[1]}", "", f"    {command}", ""]
+    lines += [f"A defect is detected above the score of {100 * (1 - FALSE_ALARMS):.0f} % of the good images.", ""]
+    for title, frame in parts.items():
+        lines += [f"## {title}", "", str(frame.to_markdown()), ""]
+    lines += ["## Pictures", "", f"![Image and map of missed defects and of false alarms]({picture.name})", ""]
+    with written_whole(path) as partial:
+        partial.write_text("\n".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Predict, describe, draw and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
+    parser.add_argument("--category", default="brick")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", choices=("tiny", "full"), default="full")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=record.ROOT / "results" / "quality")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    with TemporaryDirectory() as folder:
+        found = predict(load_model(options), load_data(options, Path(folder)), device)
+    table = describe(found)
+    path = record.result_path(options.output, f"failures-{options.category}", device).with_suffix(".md")
+    draw(found, choose(found, table), path.with_suffix(".jpg"))
+    write_page(table, path.with_suffix(".jpg"), path, record.header(device)["command"])
+    print(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    main()
