@@ -14,7 +14,8 @@ processes may share the rows (``--only``).
 
 import argparse
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 import record
 from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.files import written_whole
-from anomalib_transfusion.models.transfusion.torch_model import ReverseProcess
+from anomalib_transfusion.models.transfusion.torch_model import ReverseProcess, TransFusionModel
 from defects import ALL, Found, measure, predict
 from quality import IMAGE_SIZES, NETWORKS, RATES, RESULTS, make_data, make_engine, parse_parameter, pick_size
 from quality_page import METRICS
@@ -140,12 +141,12 @@ def other_maps(model: TransFusion, options: argparse.Namespace) -> dict[str, dic
     network = model.model
     weight, side = network.discriminative_weight, network.filter_size
     results = {}
-    masks = _masks(model, options, "mean")
+    masks = find_masks(model, options, "mean")
     for other in WEIGHTS:
-        results[f"lambda {other:g}"] = _map_of(network, masks, other, side)
+        results[f"lambda {other:g}"] = make_maps(network, masks, other, side)
     for other in FILTERS:
-        results[f"mean filter of {other} px"] = _map_of(network, masks, weight, other)
-    results["last mask, no reconstruction error"] = _map_of(network, _masks(model, options, "last"), 1.0, side)
+        results[f"mean filter of {other} px"] = make_maps(network, masks, weight, other)
+    results["last mask, no reconstruction error"] = make_maps(network, find_masks(model, options, "last"), 1.0, side)
     return {name: measure(found) for name, found in results.items()}
 
 
@@ -200,22 +201,29 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         partial.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _masks(model: TransFusion, options: argparse.Namespace, aggregation: str) -> Found:
+@contextmanager
+def _changed(network: TransFusionModel, **attributes: Any) -> Iterator[None]:  # noqa: ANN401
+    """Change attributes of a network for a while."""
+    before = {name: getattr(network, name) for name in attributes}
+    for name, value in attributes.items():
+        setattr(network, name, value)
+    yield
+    for name, value in before.items():
+        setattr(network, name, value)
+
+
+def find_masks(model: TransFusion, options: argparse.Namespace, aggregation: str) -> Found:
     """Run the reverse process with maps that are the masks themselves: no reconstruction error, no filter."""
-    network = model.model
-    before = network.discriminative_weight, network.filter_size, network.mask_aggregation
-    network.discriminative_weight, network.filter_size, network.mask_aggregation = 1.0, 1, aggregation  # type: ignore[assignment]
-    found = predict(model, load_data(options), torch.device(options.device))
-    network.discriminative_weight, network.filter_size, network.mask_aggregation = before
-    return found
+    with _changed(model.model, discriminative_weight=1.0, filter_size=1, mask_aggregation=aggregation):
+        return predict(model, load_data(options), torch.device(options.device))
 
 
-def _map_of(network: Any, masks: Found, weight: float, side: int) -> Found:  # noqa: ANN401
+def make_maps(network: TransFusionModel, masks: Found, weight: float, side: int) -> Found:
     """Make the maps of masks and reconstructions with a weight lambda and a side of the mean filter."""
-    before = network.discriminative_weight, network.filter_size
-    network.discriminative_weight, network.filter_size = weight, side
-    maps = network.final_map(masks.images, ReverseProcess(masks.maps[:, None], 2 * masks.reconstructions - 1))[:, 0]
-    network.discriminative_weight, network.filter_size = before
+    assert masks.reconstructions is not None
+    process = ReverseProcess(masks.maps[:, None], 2 * masks.reconstructions - 1)
+    with _changed(network, discriminative_weight=weight, filter_size=side):
+        maps = network.final_map(masks.images, process)[:, 0]
     return masks._replace(maps=maps, scores=maps.amax(dim=(1, 2)))
 
 
