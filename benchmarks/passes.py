@@ -6,6 +6,7 @@
     python benchmarks/passes.py --checkpoint model.ckpt                                        # demo surface
     python benchmarks/passes.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
     python benchmarks/passes.py --checkpoint model.ckpt --steps 1 --start 19 15 10 5 2 1 --name single  # one pass
+    python benchmarks/passes.py --checkpoint model.ckpt --steps 5 3 2 --aggregation last --name last    # the last mask
 
 The scores are the model's own, before the post-processor clips them with limits that were found with other passes.
 ``--size tiny`` tries the script on a network that was not trained.
@@ -16,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 import record
 from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.models.transfusion.acceleration import Precision
+from anomalib_transfusion.models.transfusion.torch_model import MaskAggregation
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.reporting.plots import COLOURS, DPI
 from contenders import NETWORKS
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--category", default="brick")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="values of num_inference_steps")
     parser.add_argument("--start", type=int, nargs="+", default=[None], help="first timestep; the paper's by default")
+    parser.add_argument("--aggregation", choices=get_args(MaskAggregation), help="of the masks; the model's by default")
     parser.add_argument("--name", default="", help="added to the name of the result")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     parser.add_argument("--batch", type=int, default=8)
@@ -172,6 +175,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         batches = read_batches(model, load_data(options, Path(folder)))
     model.to(device)
+    model.model.mask_aggregation = options.aggregation or model.model.mask_aggregation
     name = (
         f"passes-{options.category}"
         + (f"-{options.name}" if options.name else "")
@@ -180,6 +184,7 @@ def main() -> None:
     path = record.result_path(options.output, name, device)
     points: list[dict[str, Any]] = []
     result = {"benchmark": name, "finished": False, **record.header(device), "precision": options.precision}
+    result |= {"mask_aggregation": model.model.mask_aggregation}
     result |= {"checkpoint": str(options.checkpoint), "points": points}
     record.write(path, result)
     for steps, first in product(options.steps, options.start):
