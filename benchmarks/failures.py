@@ -8,7 +8,6 @@
 An image counts as detected if its score is above all but five percent of the good images' scores.
 """
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 import record
 from anomalib_transfusion.files import written_whole
 from defects import GOOD, Found, predict
-from passes import load_data, load_model
+from passes import load_data, load_model, trained_parser
 from quality_page import DPI, QUALITY
 
 FALSE_ALARMS = 0.05
@@ -137,15 +136,7 @@ def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> 
 
 def main() -> None:
     """Predict, describe, draw and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
-    parser.add_argument("--category", default="brick")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", choices=("tiny", "full"), default="full")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=record.ROOT / "results" / "quality")
-    options = parser.parse_args()
+    options = trained_parser(__doc__, record.ROOT / "results" / "quality").parse_args()
     device = torch.device(options.device)
     with TemporaryDirectory() as folder:
         found = predict(load_model(options), load_data(options, Path(folder)), device)

@@ -40,6 +40,22 @@ METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AU
 TINY_SURFACE = {"image_size": 64, "num_train_images": 2, "num_test_images": 4, "num_defect_images": 1}
 
 
+def trained_parser(description: str | None, output: Path) -> argparse.ArgumentParser:
+    """Return a parser with the options of a script that looks at a trained model."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
+    parser.add_argument("--category", default="brick")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", choices=("tiny", "full"), default="full")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=output)
+    return parser
+
+
 def load_model(options: argparse.Namespace) -> TransFusion:
     """Read the checkpoint; without one, ``--size tiny`` stands for a network that was not trained."""
     if options.checkpoint is not None:
@@ -155,20 +171,13 @@ def draw(points: list[dict[str, Any]], title: str, path: Path, labels: list[str]
 
 def main() -> None:
     """Measure, write and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
-    parser.add_argument("--category", default="brick")
+    parser = trained_parser(__doc__, record.RESULTS)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="values of num_inference_steps")
     parser.add_argument("--start", type=int, nargs="+", default=[None], help="first timestep; the paper's by default")
     parser.add_argument("--aggregation", choices=get_args(MaskAggregation), help="of the masks; the model's by default")
     parser.add_argument("--name", default="", help="added to the name of the result")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", choices=("tiny", "full"), default="full")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no number of passes is begun after it")
-    parser.add_argument("--output", type=Path, default=record.RESULTS)
     options = parser.parse_args()
     begin, device = perf_counter(), torch.device(options.device)
     model = load_model(options)

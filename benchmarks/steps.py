@@ -10,7 +10,6 @@ All steps are run once, and their masks kept; every row of the table is another 
 alone, under the model's mean filter). So the rows differ by nothing but the weights of the steps.
 """
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 import record
 from anomalib_transfusion import TransFusion
 from defects import read_batches
-from passes import METRICS, load_data, load_model, measure
+from passes import METRICS, load_data, load_model, measure, trained_parser
 
 
 def collect(model: TransFusion, batches: list[ImageBatch], device: torch.device) -> list[torch.Tensor]:
@@ -57,15 +56,7 @@ def evaluate(masks: list[torch.Tensor], batches: list[ImageBatch], weights: torc
 
 def main() -> None:
     """Run the steps, weigh them in every way, and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
-    parser.add_argument("--category", default="brick")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", choices=("tiny", "full"), default="full")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=record.RESULTS)
-    options = parser.parse_args()
+    options = trained_parser(__doc__, record.RESULTS).parse_args()
     device = torch.device(options.device)
     model = load_model(options)
     network = model.model
