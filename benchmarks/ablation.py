@@ -43,7 +43,7 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
         rows: The benchmark's table, ``results.csv``.
 
     Returns:
-        A row a row of Table 4. The spread is half of the range over the seeds.
+        A row a row of Table 4. The spread, where there are several seeds, is half of their range.
     """
     done = rows[rows["status"] == "done"].copy()
     done[list(METRICS)] *= 100
@@ -51,7 +51,10 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     mean, spread = groups.mean(), (groups.max() - groups.min()) / 2
     table = pd.DataFrame({"seeds": groups.size()})
     for metric, title in METRICS.items():
-        table[title] = [f"{value:.1f} ± {half:.1f}" for value, half in zip(mean[metric], spread[metric], strict=True)]
+        table[title] = [
+            f"{value:.1f} ± {half:.1f}" if seeds > 1 else f"{value:.1f}"
+            for value, half, seeds in zip(mean[metric], spread[metric], table["seeds"], strict=True)
+        ]
         table[f"{title}, difference"] = [
             "" if name == BASE else f"{value - mean[metric][BASE]:+.1f}" for name, value in mean[metric].items()
         ]
@@ -75,7 +78,7 @@ def main() -> None:
         f"    python benchmarks/ablation.py {options.results}",
         "",
         f"{first['data.class_path']} {first['category']}; {first['device']}, anomalib {first['version_anomalib']}, "
-        f"torch {first['version_torch']}. Means over the seeds in %, ± half of their range.",
+        f"torch {first['version_torch']}. Means over the seeds in %, ± half of their range, and differences in points.",
         "",
         str(table.to_markdown(disable_numparse=True)),
         "",
