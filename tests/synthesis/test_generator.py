@@ -104,6 +104,17 @@ def test_a_single_source_is_the_only_one(noisy_textures):
     assert np.mean(noisy(AnomalyGenerator(noisy_textures, structure_share=0)(images))) > 0.95
 
 
+def test_images_that_a_resize_rounded_beyond_the_range(noisy_textures):
+    """Resizing with antialiasing gives 1.0000001: seen in a training, whose loss was not a number after it."""
+    torch.manual_seed(0)
+    images = torch.full((64, 3, 32, 32), 1.0000001)
+    images[::2] = -1e-7
+    for _ in range(20):
+        appearance = AnomalyGenerator(noisy_textures, structure_share=1.0)(images).appearance
+        assert torch.isfinite(appearance).all()
+        assert appearance.abs().max() <= 1
+
+
 def test_anomalies_on_gray_images_are_gray_where_asked(noisy_textures):
     torch.manual_seed(5)
     gray = torch.rand(16, 1, 32, 32).expand(-1, 3, -1, -1)

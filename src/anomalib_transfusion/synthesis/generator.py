@@ -89,7 +89,8 @@ class AnomalyGenerator:
         appearance = torch.empty(images.shape, device=images.device)
         appearance[count:].zero_()
         if count:
-            torch.cat(self._appearances(images[:count].float()), out=appearance[:count])
+            # A resize with antialiasing goes beyond 1 by rounding, which the changes of appearance do not bear.
+            torch.cat(self._appearances(images[:count].float().clamp(0, 1)), out=appearance[:count])
             if self.grayscale:
                 match_gray(appearance[:count], images[:count])
             appearance[:count].mul_(2).sub_(1).mul_(mask)
