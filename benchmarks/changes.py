@@ -177,12 +177,11 @@ def main() -> None:
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the tables as a page."""
-    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "anomalib", "anomalib-transfusion"))
     rows = {row["name"]: row["metrics"] for row in result["rows"]}
     lines = [
         f"# One change at a time: {result['settings']['category']}",
         "",
-        f"On {result['device']['name']}; {versions}. {result['settings']}",
+        f"On {result['device']['name']}; {record.versions_of(result)}. {result['settings']}",
         "",
         f"    {result['command']}",
         "",

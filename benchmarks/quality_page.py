@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+import record
 from anomalib_transfusion.files import written_whole
 from defects import ALL, GOOD, Found
 
@@ -68,11 +69,10 @@ def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the page."""
     done = [row for row in result["rows"] if row["status"] == "done"]
     settings, device = result["settings"], result["device"]
-    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "anomalib", "anomalib-transfusion"))
     lines = [
         f"# Detection quality on {path.stem.split('-')[0]}",
         "",
-        f"On {device['name']}, {result['threads']} threads, {settings['image_size']} px; {versions}.",
+        f"On {device['name']}, {result['threads']} threads, {settings['image_size']} px; {record.versions_of(result)}.",
         "",
         f"    {result['command']}",
         "",

@@ -127,6 +127,11 @@ def write(path: Path, result: dict[str, Any]) -> None:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def versions_of(result: dict[str, Any]) -> str:
+    """Name the versions that made a result, for a page."""
+    return ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "anomalib", "anomalib-transfusion"))
+
+
 def show(title: str, columns: list[str], rows: list[list[str]], notes: list[str]) -> None:
     """Print a table; the first column is words, the others are numbers."""
     # Piped into a file there is no terminal whose width could cut the numbers.
