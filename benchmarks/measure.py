@@ -253,8 +253,9 @@ class Comparison:
             # A contender that failed in a round has as many as before it; so has a baseline that failed.
             common = min(len(seconds), len(baseline))
             if common:
-                row["ratio"] = float(np.median(baseline)) / row["median"]
+                # Within a round: shared machines change their speed in the middle of a run.
                 ratios = np.divide(baseline[:common], seconds[:common])
+                row["ratio"] = float(np.median(ratios))
                 row["ratio_quartiles"] = np.percentile(ratios, (25, 75)).tolist()
 
     def show(self) -> None:

@@ -119,7 +119,8 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             where the device is several times faster with it and the trainer was given no precision.
             Defaults to ``"auto"``.
         channels_last (bool | None): Whether the network computes in channels-last memory; ``None``: in bfloat16, and in
-            inference on a CPU, where it is faster so. A training in single precision on a CPU is less exact in it.
+            inference on a CPU except for a single small image, where it is faster so. A training in single precision
+            on a CPU is less exact in it.
             Defaults to ``None``.
         compile (bool): Whether the network is compiled by ``torch.compile`` at its first call.
             Defaults to ``False``.

@@ -94,7 +94,7 @@ class TransFusionModel(nn.Module):
         precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
             is several times faster with it. Weights, losses and the reverse process stay in single precision.
         channels_last: Whether the network computes in channels-last memory; ``None``: in bfloat16, and in inference on
-            a CPU.
+            a CPU, except for a single small image.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
 
     Raises:
@@ -164,7 +164,7 @@ class TransFusionModel(nn.Module):
 
     def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
         """Run the network, on tiles where a tiler is set."""
-        channels_last = prefers_channels_last(x_t.device) if self.channels_last is None else self.channels_last
+        channels_last = prefers_channels_last(x_t) if self.channels_last is None else self.channels_last
         network = partial(run_network, self.network, channels_last=channels_last)
         if self.tiler is None:
             return network(x_t, previous_mask, timestep)
