@@ -6,10 +6,10 @@
     python benchmarks/changes.py                                              # the demo surface
     python benchmarks/changes.py --root datasets/MVTecAD --category magnetic_tile --textures datasets/dtd
 
-Every row of the first table is a training that differs from the base by one thing and nothing else: the same seed,
-images and number of steps. Another seed shows how far a row may be off by chance. The second table is about the anomaly
-map, made of the base's weights in other ways. Finished rows are kept: the same command again goes on, and several
-processes may share the rows (``--only``).
+Every row of the first table is a training that differs from the base by one thing and nothing else: the same images and
+number of steps, and the same seeds (``--seeds``), so that the differences are taken within a seed. The second table is
+about the anomaly map, made of the base's weights in other ways. Finished trainings are kept: the same command again
+goes on, more seeds are added to the rows, and several processes may share them (``--only``).
 """
 
 import argparse
@@ -17,9 +17,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
@@ -37,7 +39,11 @@ from defects import ALL, Found, measure, predict
 from quality import IMAGE_SIZES, NETWORKS, RATES, RESULTS, make_data, make_engine, parse_parameter, pick_size
 from quality_page import METRICS
 
+# Metrics in [0, 1] by row, seed, kind of defect and name.
+Table = dict[str, dict[int, dict[str, dict[str, float]]]]
+
 BASE = "base"
+MAP = "the base's map"
 TINY_SURFACE = {"image_size": 64, "num_train_images": 8, "num_test_images": 4, "num_defect_images": 3}
 # The paper's crop leaves 224 of 256 pixels.
 CROP = 224 / 256
@@ -52,14 +58,12 @@ class Change:
 
     Attributes:
         parameters: Of TransFusion.
-        seed: Added to the base's.
         steps: Factor of the number of training steps.
         crop: Whether images are cropped as in the paper.
         callbacks: Makes further callbacks of the training.
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
     steps: float = 1.0
     crop: bool = False
     callbacks: Callable[[], list[Callback]] = list
@@ -67,7 +71,6 @@ class Change:
 
 CHANGES = {
     BASE: Change(),
-    "another seed": Change(seed=1),
     "half the steps": Change(steps=0.5),
     "twice the steps": Change(steps=2.0),
     "averaged weights (EMA, 0.99)": Change(callbacks=lambda: [EMAWeightAveraging(decay=0.99)]),
@@ -114,13 +117,13 @@ def build(change: Change, options: argparse.Namespace) -> TransFusion:
     )
 
 
-def run_row(change: Change, options: argparse.Namespace, folder: Path) -> tuple[TransFusion, dict[str, Any]]:
-    """Train and measure the model of a row.
+def run_row(change: Change, seed: int, options: argparse.Namespace, folder: Path) -> tuple[TransFusion, dict[str, Any]]:
+    """Train and measure the model of a row with a seed.
 
     Returns:
         The trained model and what the table says of it.
     """
-    seed_everything(options.seed + change.seed, workers=True)
+    seed_everything(seed, workers=True)
     model = build(change, options)
     steps = max(1, round(options.steps * change.steps))
     engine = make_engine(
@@ -151,23 +154,24 @@ def other_maps(model: TransFusion, options: argparse.Namespace) -> dict[str, dic
 
 
 def main() -> None:
-    """Run the rows that are not there yet, and write the page."""
+    """Run the trainings that are not there yet, and write the page."""
     options = parse_options()
     device = torch.device(options.device)
     path = record.result_path(options.output, f"changes-{options.category}", device)
     work = options.output / "work" / path.stem
     work.mkdir(parents=True, exist_ok=True)
-    for number, (name, change) in enumerate(CHANGES.items()):
-        row = work / f"{number:02d}.json"
+    for seed, (number, (name, change)) in product(options.seeds, enumerate(CHANGES.items())):
+        row = work / f"{number:02d}-{seed}.json"
         if row.exists() or (options.only and name not in options.only):
             continue
-        print(f"{name} ...", flush=True)
-        model, measured = run_row(change, options, work / f"{number:02d}")
+        print(f"{name}, seed {seed} ...", flush=True)
+        folder = work / row.stem
+        model, measured = run_row(change, seed, options, folder)
         if name == BASE:
             measured["maps"] = other_maps(model, options)
-        shutil.rmtree(work / f"{number:02d}", ignore_errors=True)
-        record.write(row, {"name": name, **record.header(device), **measured})
-        print(f"{name}: {measured['metrics'][ALL]}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        record.write(row, {"name": name, "seed": seed, **record.header(device), **measured})
+        print(f"{name}, seed {seed}: {measured['metrics'][ALL]}", flush=True)
     rows = [known for known in map(record.read, sorted(work.glob("*.json"))) if known]
     result = {"benchmark": "changes", **record.header(device), "settings": _settings(options), "rows": rows}
     record.write(path, result)
@@ -177,7 +181,12 @@ def main() -> None:
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the tables as a page."""
-    rows = {row["name"]: row["metrics"] for row in result["rows"]}
+    rows: Table = {}
+    maps: Table = {}
+    for row in result["rows"]:
+        rows.setdefault(row["name"], {})[row["seed"]] = row["metrics"]
+        for name, metrics in {MAP: row["metrics"], **row["maps"]}.items() if "maps" in row else ():
+            maps.setdefault(name, {})[row["seed"]] = metrics
     lines = [
         f"# One change at a time: {result['settings']['category']}",
         "",
@@ -185,17 +194,16 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         "",
         f"    {result['command']}",
         "",
-        "Metrics in %; in brackets the difference from the base, in points.",
+        "The command is that of the last training; those of the others are in the JSON file. Means over the seeds in %;",
+        "in brackets the difference from the base with the same seeds, in points: its mean and its range.",
         "",
         "## Trainings",
         "",
-        _table(rows, rows.get(BASE)),
+        _table(rows, BASE),
         "",
     ]
-    for row in result["rows"]:
-        if "maps" in row:
-            maps = {"the base's map": row["metrics"], **row["maps"]}
-            lines += ["## The map of the base's weights", "", _table(maps, row["metrics"]), ""]
+    if maps:
+        lines += ["## The map of the base's weights", "", _table(maps, MAP), ""]
     with written_whole(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
 
@@ -226,23 +234,29 @@ def make_maps(network: TransFusionModel, masks: Found, weight: float, side: int)
     return masks._replace(maps=maps, scores=maps.amax(dim=(1, 2)))
 
 
-def _table(rows: dict[str, dict[str, dict[str, float]]], base: dict[str, dict[str, float]] | None) -> str:
+def _table(rows: Table, base: str) -> str:
     """Make a table: metrics of all defects with their differences, then the image AUROC of each kind."""
     lines = []
-    for name, metrics in rows.items():
-        line = {"": name}
+    for name, by_seed in rows.items():
+        line = {"": name, "seeds": str(len(by_seed))}
+        # Of the seeds that the base has too; other seeds are other trainings, and their differences chance.
+        pairs = [(by_seed[seed], rows[base][seed]) for seed in by_seed if name != base and seed in rows.get(base, {})]
         for metric, title in METRICS.items():
-            line[title] = f"{100 * metrics[ALL][metric]:.1f}"
-            if base is not None and metrics is not base:
-                line[title] += f" ({100 * (metrics[ALL][metric] - base[ALL][metric]):+.1f})"
-        line |= {kind: f"{100 * of['image_AUROC']:.1f}" for kind, of in metrics.items() if kind != ALL}
+            line[title] = f"{100 * np.mean([metrics[ALL][metric] for metrics in by_seed.values()]):.1f}"
+            points = [100 * (metrics[ALL][metric] - of_base[ALL][metric]) for metrics, of_base in pairs]
+            if points:
+                span = f"; {min(points):+.1f} to {max(points):+.1f}" if len(points) > 1 else ""
+                line[title] += f" ({np.mean(points):+.1f}{span})"
+        for kind in next(iter(by_seed.values())):
+            if kind != ALL:
+                line[kind] = f"{100 * np.mean([metrics[kind]['image_AUROC'] for metrics in by_seed.values()]):.1f}"
         lines.append(line)
     return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all rows share."""
-    shared = ("category", "size", "image_size", "steps", "passes", "seed")
+    shared = ("category", "size", "image_size", "steps", "passes")
     return {name: getattr(options, name) for name in shared} | {"parameters": options.set}
 
 
@@ -254,7 +268,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--textures", type=Path, help="folder of texture photographs; scikit-image's by default")
     parser.add_argument("--steps", type=int, default=600, help="training steps of the base")
     parser.add_argument("--passes", type=int, default=5, help="num_inference_steps")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", choices=tuple(CHANGES), nargs="+", metavar="NAME", help="rows to run; all by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=tuple(NETWORKS), help="of the network; full on a GPU, small on a CPU")

@@ -23,7 +23,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation
 import changes
 import failures
-from defects import Found, predict
+import record
+from defects import ALL, Found, predict
+from quality_page import METRICS
 
 TINY = {"timesteps": 4, "base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1}
 
@@ -55,6 +57,7 @@ def test_rows_are_added_one_by_one(tmp_path):
     averaged = "averaged weights (EMA, 0.99)"
     run(tmp_path, "changes.py", *small, "--only", "base", "half the steps", "crop of 7/8", averaged)
     rows = json.loads(path.read_text())["rows"]
+    assert {row["seed"] for row in rows} == {0}
     assert [row["name"] for row in rows] == ["base", "half the steps", averaged, "crop of 7/8"]
     assert rows[0] == base
     assert rows[1]["steps"] == 2
@@ -65,6 +68,36 @@ def test_rows_are_added_one_by_one(tmp_path):
     difference = 100 * (rows[3]["metrics"]["all"]["image_AUROC"] - base["metrics"]["all"]["image_AUROC"])
     assert f"({difference:+.1f})" in next(line for line in page.splitlines() if line.startswith("| crop of 7/8"))
     assert not [folder for folder in (tmp_path / "out/work").glob("*/*") if folder.is_dir()]
+    run(tmp_path, "changes.py", *small, "--only", "base", "--seeds", "0", "1")
+    again = json.loads(path.read_text())["rows"]
+    assert [(row["name"], row["seed"]) for row in again[:3]] == [("base", 0), ("base", 1), ("half the steps", 0)]
+    assert again[0] == base
+    assert again[1]["metrics"] != base["metrics"]
+
+
+def test_differences_are_taken_within_a_seed(tmp_path):
+    """A change that gains two and four points in its seeds, and one that shares a single seed with the base."""
+
+    def metrics(value):
+        return {kind: dict.fromkeys(METRICS, value) for kind in (ALL, "hole")}
+
+    rows = [
+        {"name": "base", "seed": 0, "metrics": metrics(0.50), "maps": {"lambda 0": metrics(0.45)}},
+        {"name": "base", "seed": 1, "metrics": metrics(0.60), "maps": {"lambda 0": metrics(0.65)}},
+        {"name": "no rotation", "seed": 0, "metrics": metrics(0.52)},
+        {"name": "no rotation", "seed": 1, "metrics": metrics(0.64)},
+        {"name": "crop of 7/8", "seed": 1, "metrics": metrics(0.57)},
+        {"name": "crop of 7/8", "seed": 2, "metrics": metrics(0.87)},
+    ]
+    settings = {"settings": {"category": "brick"}, "command": "python benchmarks/changes.py"}
+    changes.write_page({**record.header(torch.device("cpu")), **settings, "rows": rows}, tmp_path / "page.md")
+    lines = [line.split("|") for line in (tmp_path / "page.md").read_text().splitlines() if "|" in line]
+    cells = {line[1].strip(): [cell.strip() for cell in line[2:]] for line in lines}
+    assert cells["base"][:2] == ["2", "55.0"]
+    assert cells["base"][5] == "55.0"
+    assert cells["no rotation"][:2] == ["2", "58.0 (+3.0; +2.0 to +4.0)"]
+    assert cells["crop of 7/8"][:2] == ["2", "72.0 (-3.0)"]
+    assert cells["lambda 0"][:2] == ["2", "55.0 (+0.0; -5.0 to +5.0)"]
 
 
 def test_maps_of_kept_masks_are_those_of_the_model(tmp_path, monkeypatch):
