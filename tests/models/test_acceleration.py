@@ -5,6 +5,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,10 +44,21 @@ def test_bfloat16_is_in_the_network_alone():
     assert 0 < (result.anomaly_map - wanted.anomaly_map).abs().max() < 0.02
 
 
+def processor_has(*units):
+    """Tell whether Linux lists one of the units among the processor's flags."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        pytest.skip("Linux alone lists the processor's units in /proc/cpuinfo")
+    flags = next((line for line in path.read_text().splitlines() if line.startswith("flags")), "").split()
+    return any(unit in flags for unit in units)
+
+
 def test_single_and_auto():
+    """On its own the network computes in bfloat16 where the processor has units for it."""
     assert dtypes_in(build(precision="single"))[0] == {torch.float32}
-    fast = prefers_bfloat16(torch.device("cpu"))
+    fast = processor_has("amx_tile", "avx512_bf16")
     assert dtypes_in(build())[0] == {torch.bfloat16 if fast else torch.float32}
+    assert prefers_bfloat16(torch.device("cpu")) == fast
 
 
 def test_training_in_bfloat16_has_losses_and_weights_in_single_precision():
@@ -95,24 +107,30 @@ def test_memory_format_is_one_in_the_whole_network(batch):
     images = IMAGES[:batch]
     seen, plain = formats_in(build(precision="single", channels_last=False), images)
     assert seen == {torch.contiguous_format}
-    assert formats_in(build(precision="bfloat16"), images)[0] == {torch.channels_last}
+    assert formats_in(build(precision="bfloat16", channels_last=True), images)[0] == {torch.channels_last}
     assert formats_in(build(precision="bfloat16", channels_last=False), images)[0] == {torch.contiguous_format}
     seen, other = formats_in(build(precision="single", channels_last=True), images)
     assert seen == {torch.channels_last}
     torch.testing.assert_close(other.anomaly_map, plain.anomaly_map, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["single", "bfloat16"])
 @pytest.mark.parametrize(
     ("batch", "side", "preferred"),
     [(1, 128, torch.contiguous_format), (2, 128, torch.channels_last), (1, 256, torch.channels_last)],
 )
-def test_default_memory_format_in_single_precision_depends_on_the_pixels(batch, side, preferred):
+def test_default_memory_format_depends_on_the_pixels(precision, batch, side, preferred):
     """A single small image takes longer in channels-last memory, a batch or a large image shorter."""
-    assert formats_in(build(precision="single"), torch.rand(batch, 3, side, side))[0] == {preferred}
+    if precision == "bfloat16" and processor_has("amx_tile"):
+        preferred = torch.channels_last
+    assert formats_in(build(precision=precision), torch.rand(batch, 3, side, side))[0] == {preferred}
 
 
-def test_training_in_single_precision_is_in_contiguous_memory():
-    model = build(precision="single").train()
+@pytest.mark.parametrize("precision", ["single", "bfloat16"])
+def test_training_on_a_processor_is_in_contiguous_memory(precision):
+    if precision == "bfloat16" and processor_has("amx_tile"):
+        pytest.skip("AMX is faster in channels-last memory")
+    model = build(precision=precision).train()
     seen = set()
     for block in model.network.modules():
         if isinstance(block, ResidualBlock):

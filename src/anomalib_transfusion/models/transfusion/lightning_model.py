@@ -116,11 +116,11 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             gives each of them away.
             Defaults to ``False``.
         precision (str): Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16
-            where the device is several times faster with it and the trainer was given no precision.
+            where the device is faster with it and the trainer was given no precision.
             Defaults to ``"auto"``.
-        channels_last (bool | None): Whether the network computes in channels-last memory; ``None``: in bfloat16, and in
-            inference on a CPU except for a single small image, where it is faster so. A training in single precision
-            on a CPU is less exact in it.
+        channels_last (bool | None): Whether the network computes in channels-last memory; ``None``: where it is faster
+            so, in bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image. A
+            training in single precision on a CPU is less exact in it.
             Defaults to ``None``.
         compile (bool): Whether the network is compiled by ``torch.compile`` at its first call.
             Defaults to ``False``.

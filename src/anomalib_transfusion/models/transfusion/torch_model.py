@@ -92,9 +92,9 @@ class TransFusionModel(nn.Module):
         discriminative_weight: Weight lambda of the mask against the reconstruction error (Eq. 10), in [0, 1].
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
         precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
-            is several times faster with it. Weights, losses and the reverse process stay in single precision.
-        channels_last: Whether the network computes in channels-last memory; ``None``: in bfloat16, and in inference on
-            a CPU, except for a single small image.
+            is faster with it. Weights, losses and the reverse process stay in single precision.
+        channels_last: Whether the network computes in channels-last memory; ``None``: where it is faster so, in
+            bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
 
     Raises:
