@@ -44,6 +44,15 @@ def test_bfloat16_is_in_the_network_alone():
     assert 0 < (result.anomaly_map - wanted.anomaly_map).abs().max() < 0.02
 
 
+def test_copies_of_the_weights_are_not_kept_on_a_processor():
+    """All of them in 16 bits take more memory than the rest of a pass of the full network."""
+    model = build(precision="bfloat16")
+    seen = []
+    model.network.register_forward_hook(lambda *_arguments: seen.append(torch.is_autocast_cache_enabled()))
+    model(IMAGES)
+    assert seen == [False] * 3
+
+
 def processor_has(*units):
     """Tell whether Linux lists one of the units among the processor's flags."""
     path = Path("/proc/cpuinfo")

@@ -251,7 +251,7 @@ class TransFusionModel(nn.Module):
         mask_sum = mask
         timesteps = self.inference_timesteps
         next_timesteps = [*timesteps[1:], 0]
-        # One context for all steps: the weights are converted once.
+        # One context for all steps: a GPU converts the weights once.
         with autocast_network(self.precision, images.device):
             if torch.onnx.is_in_onnx_export():
                 inputs = (
