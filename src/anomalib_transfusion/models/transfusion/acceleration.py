@@ -54,8 +54,8 @@ def autocast_network(precision: Precision, device: torch.device) -> AbstractCont
         return nullcontext()
     if precision == "single" or (precision == "auto" and not prefers_bfloat16(device)):
         return nullcontext()
-    # Of the weights of the full network, all copies in 16 bits together take more memory than the rest of a pass, and to
-    # make them anew in each pass takes a CPU next to no time.
+    # Copies of the full network's weights in 16 bits take more memory than the rest of a pass, and making them anew in
+    # each pass takes a CPU next to no time.
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cpu")
 
 
