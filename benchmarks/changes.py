@@ -85,6 +85,8 @@ CHANGES = {
     "root schedule": Change({"schedule": "root"}),
     "focal loss as heavy as the others (focal_weight 1)": Change({"focal_weight": 1.0}),
     "twice the channels": Change({"base_channels": 16}),
+    # To be set against a base with --set precision=single.
+    "in bfloat16 (precision)": Change({"precision": "bfloat16"}),
 }
 
 
