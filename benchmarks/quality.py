@@ -8,6 +8,7 @@
 Each model is trained with each seed, TransFusion and Draem for the same time, and measured for each kind of defect and
 for all. The device is picked up by itself: on a GPU TransFusion is the paper's network, on a CPU a small one. The same
 command again goes on where it was stopped: what is finished is kept, and a training continues from its checkpoint.
+Several processes may share a result (``--models``, ``--seeds``).
 """
 
 import argparse
@@ -215,7 +216,7 @@ def main() -> None:
             if perf_counter() - start > 60 * options.minutes:
                 print(f"{model} with seed {seed} is left out: no time was left.", flush=True)
                 continue
-            row = {"model": model, "seed": seed, "status": "failed", "error": None}
+            row = {"model": model, "seed": seed, "status": "failed", "error": None, **record.header(device)}
             try:
                 measured, found = run_row(model, seed, options, minutes)
                 row |= {"status": "done", **measured}
@@ -224,8 +225,10 @@ def main() -> None:
             except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
                 row["error"] = f"{type(error).__name__}: {error}"
-            kept = [other for other in result["rows"] if (other["model"], other["seed"]) != (model, seed)]
-            result["rows"] = [*kept, row]
+            # Another process may have added rows in the meantime.
+            known = (record.read(path) or result)["rows"]
+            rows = [row, *(other for other in known if (other["model"], other["seed"]) != (model, seed))]
+            result["rows"] = sorted(rows, key=lambda row: (list(MODELS).index(row["model"]), row["seed"]))
             record.write(path, result)
             write_page(result, path.with_suffix(".md"))
             gc.collect()

@@ -72,9 +72,9 @@ def write_page(result: dict[str, Any], path: Path) -> None:
     lines = [
         f"# Detection quality on {path.stem.split('-')[0]}",
         "",
-        f"On {device['name']}, {result['threads']} threads, {settings['image_size']} px; {record.versions_of(result)}.",
+        f"On {device['name']}, {settings['image_size']} px; {record.versions_of(result)}.",
         "",
-        f"    {result['command']}",
+        *_commands(done),
         "",
         f"TransFusion: {settings['transfusion']}. Patchcore: {settings['patchcore']}. The best F1 over all "
         "thresholds; scores and maps before the post-processor.",
@@ -94,6 +94,18 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         ]
     with written_whole(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _commands(rows: list[dict[str, Any]]) -> list[str]:
+    """Say what was run by which command, in lines of code."""
+    runs: dict[tuple[str, int], list[str]] = {}
+    for row in rows:
+        runs.setdefault((row["command"], row["threads"]), []).append(f"{row['model']} {row['seed']}")
+    return [
+        line
+        for (command, threads), trained in runs.items()
+        for line in (f"    # {', '.join(trained)}; threads: {threads}", f"    {command}")
+    ]
 
 
 def _overall(rows: list[dict[str, Any]]) -> str:

@@ -135,3 +135,7 @@ def test_a_run_that_goes_on(folder):
     assert [(row["model"], row["status"]) for row in again["rows"]] == [("TransFusion", "done"), ("Patchcore", "done")]
     assert "TransFusion, seed 0:" not in printed
     assert "| Patchcore   |" in page
+    for row in again["rows"]:
+        line = f"    # {row['model']} 0; threads: {torch.get_num_threads()}\n    {row['command']}\n"
+        assert line in page
+    assert again["rows"][1]["command"].endswith("--no-pretrained")
