@@ -175,7 +175,7 @@ def test_normalisation_in_channels_last_memory_is_exact(shape, overwrite):
 def test_what_a_shortcut_still_needs_is_not_overwritten():
     """The shortcut of a block that keeps its width is its input itself."""
     torch.manual_seed(0)
-    block = ResidualBlock(16, 16, 32)
+    block = ResidualBlock(16, 16, 32, 8)
     x, time = torch.randn(1, 16, 8, 8).contiguous(memory_format=torch.channels_last), torch.randn(1, 32)
     with torch.no_grad():
         wanted = block(x.contiguous(), time)

@@ -11,7 +11,7 @@ from anomalib.data import InferenceBatch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
-from anomalib_transfusion.models.transfusion.unet import Prediction
+from anomalib_transfusion.models.transfusion.unet import Prediction, ResidualBlock, ResUNet
 
 TINY = {
     "base_channels": 8,
@@ -131,6 +131,19 @@ def test_positional_encoding_is_the_sine_of_the_row():
         network(torch.zeros(1, 3, 8, 12), torch.zeros(1, 1, 8, 12), torch.tensor([1]))
     expected = torch.arange(8.0).sin()[:, None].expand(8, 12)
     torch.testing.assert_close(seen[0][0, 4], expected)
+
+
+@pytest.mark.parametrize("base_channels", [8, 16, 24, 40, 64])
+def test_timestep_reaches_every_block(base_channels):
+    """In a group of a single channel the normalisation would take away what the timestep adds."""
+    torch.manual_seed(0)
+    network = ResUNet(base_channels=base_channels, num_blocks=1)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 4 + 2 + 8
+    for block in blocks:
+        x = torch.randn(1, block.norm_1.num_channels, 8, 8)
+        early, late = (block(x, network.time_embedding(torch.tensor([timestep]))) for timestep in (1, 19))
+        assert (late - early).std() > 0.01 * early.std()
 
 
 def test_num_inference_steps_counts_network_passes(images):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-__all__ = ["GroupNormSiLU", "activate", "group_norm", "memory_format", "normalized_in_strips"]
+__all__ = ["GroupNormSiLU", "activate", "group_norm", "groups_of", "memory_format", "normalized_in_strips"]
 
-MAX_GROUPS = 32
+# Of the published network, whose narrowest layers have 64 channels.
+PUBLISHED_GROUPS = 32
 # Four megabytes in single precision: few enough for a cache, and so many that threads seldom wait for each other.
 STRIP_VALUES = 2**20
 
@@ -87,9 +88,19 @@ def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> t
     return out
 
 
-def group_norm(channels: int) -> GroupNormSiLU:
-    """Return a group normalisation with 32 groups, or the most that also divide a narrower layer."""
-    return GroupNormSiLU(math.gcd(MAX_GROUPS, channels), channels)
+def groups_of(base_channels: int) -> int:
+    """Return the number of groups that a network of this width is normalised in.
+
+    The published 32, and in networks for which that is too many two channels a group at the highest resolution, as the
+    published network has. In a group of a single channel nothing is left of what is added to it: neither a bias, nor
+    the embedding of the timestep.
+    """
+    return PUBLISHED_GROUPS if base_channels >= PUBLISHED_GROUPS else base_channels // 2
+
+
+def group_norm(channels: int, groups: int) -> GroupNormSiLU:
+    """Return a group normalisation with this number of groups, or the most that also divide the channels."""
+    return GroupNormSiLU(math.gcd(groups, channels), channels)
 
 
 def activate(x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .normalization import GroupNormSiLU, activate, group_norm, memory_format, normalized_in_strips
+from .normalization import GroupNormSiLU, activate, group_norm, groups_of, memory_format, normalized_in_strips
 
 __all__ = ["Prediction", "ResUNet"]
 
@@ -70,14 +70,15 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
+        groups: Of the normalisation, at most.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm_1 = group_norm(in_channels)
+        self.norm_1 = group_norm(in_channels, groups)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.time_projection = nn.Linear(time_channels, out_channels)
-        self.norm_2 = group_norm(out_channels)
+        self.norm_2 = group_norm(out_channels, groups)
         self.conv_2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.shortcut = (
             nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, kernel_size=1)
@@ -138,12 +139,13 @@ class UNetBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
+        groups: Of the normalisation, at most.
         attention: Whether attention follows.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int, attention: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int, attention: bool) -> None:
         super().__init__()
-        self.residual = ResidualBlock(in_channels, out_channels, time_channels)
+        self.residual = ResidualBlock(in_channels, out_channels, time_channels, groups)
         self.attention = AttentionBlock(out_channels) if attention else nn.Identity()
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
@@ -157,14 +159,22 @@ class EncoderLevel(nn.Module):
     Args:
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
+        groups: Of the normalisation, at most.
         attention: Whether the blocks have attention.
         downsample: Whether the resolution is halved afterwards.
     """
 
-    def __init__(self, channels: Sequence[int], time_channels: int, attention: bool, downsample: bool) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        time_channels: int,
+        groups: int,
+        attention: bool,
+        downsample: bool,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            UNetBlock(before, after, time_channels, attention) for before, after in pairwise(channels)
+            UNetBlock(before, after, time_channels, groups, attention) for before, after in pairwise(channels)
         )
         width = channels[-1]
         self.downsample = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1) if downsample else None
@@ -187,6 +197,7 @@ class DecoderLevel(nn.Module):
         channels: Channels before, between and after the blocks.
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
+        groups: Of the normalisation, at most.
         attention: Whether the blocks have attention.
         upsample: Whether the resolution is doubled afterwards.
     """
@@ -196,12 +207,13 @@ class DecoderLevel(nn.Module):
         channels: Sequence[int],
         skip_channels: Sequence[int],
         time_channels: int,
+        groups: int,
         attention: bool,
         upsample: bool,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            UNetBlock(before + skip, after, time_channels, attention)
+            UNetBlock(before + skip, after, time_channels, groups, attention)
             for (before, after), skip in zip(pairwise(channels), skip_channels, strict=True)
         )
         width = channels[-1]
@@ -264,6 +276,7 @@ class ResUNet(nn.Module):
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         with_attention = {level % num_levels for level in attention_levels}
         time_channels = 4 * base_channels
+        groups = groups_of(base_channels)
 
         self.positional_encoding = positional_encoding
         self.previous_mask = previous_mask
@@ -278,12 +291,12 @@ class ResUNet(nn.Module):
             before = base_channels if level == 0 else widths[level - 1]
             channels = [before, *([width] * num_blocks)]
             downsample = level < num_levels - 1
-            encoder.append(EncoderLevel(channels, time_channels, level in with_attention, downsample))
+            encoder.append(EncoderLevel(channels, time_channels, groups, level in with_attention, downsample))
         self.encoder = nn.ModuleList(encoder)
 
         self.middle = nn.ModuleList([
-            UNetBlock(widths[-1], widths[-1], time_channels, attention=True),
-            UNetBlock(widths[-1], widths[-1], time_channels, attention=False),
+            UNetBlock(widths[-1], widths[-1], time_channels, groups, attention=True),
+            UNetBlock(widths[-1], widths[-1], time_channels, groups, attention=False),
         ])
 
         decoder = []
@@ -291,7 +304,8 @@ class ResUNet(nn.Module):
             after = base_channels if level == 0 else widths[level - 1]
             channels = [*([width] * (num_blocks + 1)), after]
             skips = [*([width] * num_blocks), after]
-            decoder.append(DecoderLevel(channels, skips, time_channels, level in with_attention, upsample=level > 0))
+            attention = level in with_attention
+            decoder.append(DecoderLevel(channels, skips, time_channels, groups, attention, upsample=level > 0))
         self.decoder = nn.ModuleList(decoder)
 
         self.output_norm = GroupNormSiLU(8, base_channels)
