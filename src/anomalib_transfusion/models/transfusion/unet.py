@@ -3,8 +3,9 @@
 
 """The network of TransFusion: a ResUNet with time embedding, attention at low resolutions and three heads.
 
-Paper Section 3.2. Two facts are taken from the published code because the paper leaves them open: the positional
-encoding is a single channel, the sine of the row index; and attention blocks have no normalisation.
+Paper Section 3.2. Three facts are taken from the published code because the paper leaves them open: the positional
+encoding is a single channel, the sine of the row index; attention blocks have no normalisation; and that of the
+residual blocks has 32 groups (fewer in networks narrower than 32 channels).
 """
 
 import math
