@@ -34,7 +34,7 @@ def prefers_bfloat16(device: torch.device) -> bool:
     Args:
         device: NVIDIA's GPUs since Ampere and processors with AMX are several times as fast in it, and processors with
             AVX-512's instructions for bfloat16 nearly twice. Those have it in inference alone: a small network, which
-            is what one trains on them, gains a tenth in training, and the demo's came out worse.
+            is what one trains on them, gains but a tenth in training.
     """
     if device.type == "cuda":
         return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FIRST_WITH_BFLOAT16

@@ -91,8 +91,8 @@ def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> t
 def groups_of(base_channels: int) -> int:
     """Return the number of groups that a network of this width is normalised in.
 
-    The published 32, and in networks for which that is too many two channels a group at the highest resolution, as the
-    published network has. In a group of a single channel nothing is left of what is added to it: neither a bias, nor
+    The published 32; in networks narrower than that so many that a group has two channels at the highest resolution, as
+    in the published network. In a group of a single channel nothing is left of what is added to it: neither a bias, nor
     the embedding of the timestep.
     """
     return PUBLISHED_GROUPS if base_channels >= PUBLISHED_GROUPS else base_channels // 2
