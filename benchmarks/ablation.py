@@ -16,7 +16,7 @@ import record
 from anomalib_transfusion.files import written_whole
 
 BASE = "TransFusion"
-METRICS = {"image_AUROC": "image AUROC", "pixel_AUPRO": "AUPRO"}
+METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
 # Differences of the image AUROC in points on VisA and on MVTec AD, as the text of Section 4.6 has them.
 PAPER = {
     "no positional encoding": "-1.4, -1.9",
@@ -43,12 +43,16 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
         rows: The benchmark's table, ``results.csv``.
 
     Returns:
-        A row a row of Table 4. The spread, where there are several seeds, is half of their range.
+        A row a row of Table 4. The spread, where there are several seeds, is half of their range; differences are taken
+        within a seed, and have their range in brackets.
     """
-    done = rows[rows["status"] == "done"].copy()
-    done[list(METRICS)] *= 100
-    groups = done.groupby("name", sort=False)[list(METRICS)]
+    done = rows[rows["status"] == "done"].set_index(["name", "seed"])[list(METRICS)] * 100
+    groups = done.groupby("name", sort=False)
     mean, spread = groups.mean(), (groups.max() - groups.min()) / 2
+    # Within a seed, where both rows are there.
+    base = done[done.index.get_level_values("name") == BASE].droplevel("name")
+    pairs = (done - base.reindex(done.index, level="seed")).dropna().groupby("name", sort=False)
+    differences, lowest, highest = pairs.mean(), pairs.min(), pairs.max()
     table = pd.DataFrame({"seeds": groups.size()})
     for metric, title in METRICS.items():
         table[title] = [
@@ -56,7 +60,10 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
             for value, half, seeds in zip(mean[metric], spread[metric], table["seeds"], strict=True)
         ]
         table[f"{title}, difference"] = [
-            "" if name == BASE else f"{value - mean[metric][BASE]:+.1f}" for name, value in mean[metric].items()
+            ""
+            if name == BASE or name not in differences.index
+            else f"{differences[metric][name]:+.1f} ({lowest[metric][name]:+.1f} to {highest[metric][name]:+.1f})"
+            for name in table.index
         ]
     table["image AUROC, the paper's differences (VisA, MVTec AD)"] = [PAPER.get(name, "") for name in table.index]
     return table
@@ -78,7 +85,8 @@ def main() -> None:
         f"    python benchmarks/ablation.py {options.results}",
         "",
         f"{first['data.class_path']} {first['category']}; {first['device']}, anomalib {first['version_anomalib']}, "
-        f"torch {first['version_torch']}. Means over the seeds in %, ± half of their range, and differences in points.",
+        f"torch {first['version_torch']}. Means over the seeds in %, ± half of their range. Differences in points, "
+        "within a seed; in brackets their range.",
         "",
         str(table.to_markdown(disable_numparse=True)),
         "",

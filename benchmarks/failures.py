@@ -28,6 +28,8 @@ FALSE_ALARMS = 0.05
 RING_PIXELS = 5
 SIZES = (0, 25, 100, 400, np.inf)
 CONTRASTS = (0, 5, 10, 20, 40, 256)
+# Half a grey level of 8 bits: beyond rounding.
+UNCHANGED = 0.5 / 255
 COLUMNS = 4
 INCHES = 1.35
 KINDS_OF_FAILURE = {
@@ -47,7 +49,8 @@ def describe(found: Found) -> pd.DataFrame:
     Returns:
         A row an image: ``place`` among all, ``kind``, ``score``, ``area`` of the defect in pixels, ``contrast`` in grey
         levels of 8 bits against a ring around it, ``border``: whether it touches one, ``detected``, ``hit``:
-        whether the largest value of the map lies on the defect or within the ring.
+        whether the largest value of the map lies on the defect or within the ring, ``changed``: whether the reverse
+        process changed any pixel of the defect, which it does where a mask is above 0.5.
     """
     good = found.kinds == GOOD
     threshold = np.quantile(found.scores[torch.from_numpy(good)].numpy(), 1 - FALSE_ALARMS)
@@ -70,17 +73,26 @@ def describe(found: Found) -> pd.DataFrame:
             "border": bool(edge.any()),
             "detected": score > threshold,
             "hit": bool(grown.flat[int(found.maps[place].argmax())]),
+            "changed": bool(changed_pixels(found, place)[inside].any()),
         })
     return pd.DataFrame(rows)
 
 
+def changed_pixels(found: Found, place: np.integer) -> np.ndarray:
+    """Return where the reverse process changed an image, ``(H, W)``."""
+    assert found.reconstructions is not None
+    change = (found.reconstructions[place] - found.images[place]).abs().amax(dim=0)
+    return (change > UNCHANGED).numpy()
+
+
 def shares(table: pd.DataFrame, by: Any) -> pd.DataFrame:  # noqa: ANN401
-    """Return how many of the images of each group are detected, and in how many the map's peak lies on the defect."""
+    """Return how many of each group are detected, have the map's peak on the defect, and are changed on the defect."""
     groups = table.groupby(by, observed=True)
     return pd.DataFrame({
         "images": groups.size(),
         "detected, %": (100 * groups["detected"].mean()).round(0).astype(int),
         "peak on the defect, %": (100 * groups["hit"].mean()).round(0).astype(int),
+        "changed by the reverse process, %": (100 * groups["changed"].mean()).round(0).astype(int),
     })
 
 
@@ -120,6 +132,7 @@ def choose(found: Found, table: pd.DataFrame) -> dict[str, list[int]]:
 def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> None:
     """Write tables and picture as a page."""
     parts = {
+        "All": shares(table, pd.Series("all defects", index=table.index, name="")),
         "By kind": shares(table, "kind"),
         "By area of the defect, pixels": shares(table, pd.cut(table.area, SIZES)),
         "By contrast to its surroundings, grey levels": shares(table, pd.cut(table.contrast, CONTRASTS, right=False)),

@@ -131,7 +131,11 @@ def found():
     maps[22, 9, 9] = 0.1
     scores = torch.cat([torch.linspace(0, 0.5, 20), maps[20:].amax(dim=(1, 2))])
     kinds = np.array(["good"] * 20 + ["hole", "crack", "stain"])
-    return Found(images, masks.bool(), kinds, maps, scores, None, 1.0)
+    reconstructions = images + 1e-6
+    # The hole is painted over in one pixel; of the crack, something beside it is.
+    reconstructions[20, 1, 12, 15] += 0.1
+    reconstructions[21, :, 10, 10] += 0.1
+    return Found(images, masks.bool(), kinds, maps, scores, reconstructions, 1.0)
 
 
 def test_defects_are_described(found):
@@ -144,9 +148,11 @@ def test_defects_are_described(found):
     assert table.detected.tolist() == [True, True, False]
     # Two pixels beside the defect are near enough, twenty are not.
     assert table.hit.tolist() == [True, False, True]
+    assert table.changed.tolist() == [True, False, False]
     by_kind = failures.shares(table, "kind")
     assert by_kind.loc["stain", "detected, %"] == 0
     assert by_kind.loc["crack", "peak on the defect, %"] == 0
+    assert by_kind["changed by the reverse process, %"].to_dict() == {"crack": 0, "hole": 100, "stain": 0}
     rows = failures.choose(found, table)
     assert rows == {
         "missed, hardly any contrast (1)": [22],
@@ -167,18 +173,24 @@ def test_page_of_failures(tmp_path):
 
 def test_ablation_beside_the_paper():
     rows = pd.DataFrame({
-        "status": ["done", "done", "done", "done", "failed"],
-        "name": ["TransFusion", "no L_n", "TransFusion", "no L_n", "no L_m"],
-        "image_AUROC": [0.9, 0.7, 1.0, 0.75, None],
-        "pixel_AUPRO": [0.8, 0.85, 0.8, 0.85, None],
+        "status": ["done", "done", "done", "done", "done", "failed"],
+        "name": ["TransFusion", "no L_n", "TransFusion", "no L_n", "no L_a", "no L_m"],
+        "seed": [1, 1, 2, 2, 3, 1],
+        "image_AUROC": [0.9, 0.7, 1.0, 0.75, 0.8, None],
+        "pixel_AUROC": [0.9, 0.8, 0.9, 0.8, 0.8, None],
+        "pixel_AUPRO": [0.8, 0.85, 0.8, 0.85, 0.8, None],
     })
     table = ablation.compare(rows)
-    assert table.index.tolist() == ["TransFusion", "no L_n"]
-    assert table["seeds"].tolist() == [2, 2]
-    assert table["image AUROC"].tolist() == ["95.0 ± 5.0", "72.5 ± 2.5"]
-    assert table["image AUROC, difference"].tolist() == ["", "-22.5"]
-    assert table["AUPRO, difference"].tolist() == ["", "+5.0"]
+    assert table.index.tolist() == ["TransFusion", "no L_n", "no L_a"]
+    assert table["seeds"].tolist() == [2, 2, 1]
+    assert table["image AUROC"].tolist() == ["95.0 ± 5.0", "72.5 ± 2.5", "80.0"]
+    # Of the third row there is no base with the same seed.
+    assert table["image AUROC, difference"].tolist() == ["", "-22.5 (-25.0 to -20.0)", ""]
+    assert table["pixel AUROC, difference"].tolist() == ["", "-10.0 (-10.0 to -10.0)", ""]
+    assert table["AUPRO, difference"].tolist() == ["", "+5.0 (+5.0 to +5.0)", ""]
     assert table.iloc[1, -1] == "-31.8, -26.0"
+    without_base = ablation.compare(rows[rows["name"] != "TransFusion"])
+    assert without_base["image AUROC, difference"].tolist() == ["", ""]
 
 
 def test_ablation_has_the_rows_of_the_config():
