@@ -20,6 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_transfusion.synthesis.sources import TextureResize
 from anomalib_transfusion.visualization import ResultSheet, TrainingGrid
 
 from .acceleration import Precision
@@ -115,6 +116,9 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         grayscale_anomalies (bool): Whether synthetic anomalies on gray images are gray, too. Otherwise colour alone
             gives each of them away.
             Defaults to ``False``.
+        texture_resize (str): How the photographs of the folder are made smaller: ``area`` averages, ``bilinear``
+            aliases, as in the published code.
+            Defaults to ``"area"``.
         precision (str): Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16
             where the device is faster with it and the trainer was given no precision.
             Defaults to ``"auto"``.
@@ -187,6 +191,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         structure_share: float = 0.5,
         min_perlin_scale: int = 0,
         grayscale_anomalies: bool = False,
+        texture_resize: TextureResize = "area",
         precision: Precision = "auto",
         channels_last: bool | None = None,
         compile: bool = False,  # noqa: A002
@@ -257,6 +262,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             structure_share,
             min_perlin_scale,
             grayscale_anomalies,
+            texture_resize,
         )
         self.reconstruction: torch.Tensor | None = None
         """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
