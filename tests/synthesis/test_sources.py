@@ -69,8 +69,8 @@ def test_grey_and_transparent_files_become_rgb(tmp_path):
 
 @pytest.mark.parametrize(("resize", "expected"), [("area", [128, 128]), ("bilinear", [0, 255])])
 def test_large_photographs_are_averaged_or_sampled(tmp_path, resize, expected):
-    # Of eight columns averaging sees all, half of them white. Bilinear sees the two in the middle alone, which are black
-    # in the first half of the photograph and white in the second.
+    # Of eight columns averaging sees all, half of them white. Bilinear sees the two in the middle alone: black in the
+    # first half of the photograph, white in the second.
     first = [255, 255, 255, 0, 0, 255, 0, 0]
     columns = np.array([first, [255 - level for level in first]], np.uint8).flatten()
     cv2.imwrite(str(tmp_path / "columns.png"), np.repeat(columns[None, :, None], 16, axis=0).repeat(3, axis=2))
