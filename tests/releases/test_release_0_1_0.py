@@ -3,8 +3,8 @@
 
 """Files that version 0.1.0 wrote, and its public names: they load, go on and exist for ever after.
 
-``model.ckpt`` is from the end of the second of three epochs of the tiny model on the small demo surface, ``model.pt`` its
-export to torch; ``expected.npz`` has what 0.1.0 made of them: the predictions for some images, and the norm of each
+``model.ckpt`` is from the end of the second of three epochs of the tiny model on the small demo surface, ``model.pt``
+its export to torch; ``expected.npz`` has what 0.1.0 made of them: the predictions for some images, and the norm of each
 tensor at the end of the training that was not interrupted. ``public_names.json`` is written by ``public_names.py``.
 """
 
