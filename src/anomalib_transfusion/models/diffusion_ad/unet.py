@@ -308,7 +308,7 @@ def check_unet(
     if not 1 <= len(multipliers) <= MAX_LEVELS or min(multipliers) < 1 or multipliers[0] != 1:
         msg = (
             f"channel_multipliers={multipliers} must name one whole number >= 1 for each level, the first 1, and at "
-            f"most {MAX_LEVELS} levels. Change base_channels for a wider network (the published one has 1, 1, 2, 2, 4, 4)."
+            f"most {MAX_LEVELS} levels. A wider network has more base_channels (published: 1, 1, 2, 2, 4, 4)."
         )
         raise ValueError(msg)
     if (widest := base_channels * max(multipliers)) > MAX_WIDTH:
