@@ -38,10 +38,14 @@ class Rates(NamedTuple):
     Attributes:
         signal: :math:`\sqrt{\bar\alpha_t}`, ``(T,)``, or of each sample ``(B, 1, 1, 1)``.
         noise: :math:`\sqrt{1 - \bar\alpha_t}`, likewise.
+        inverse_signal: 1 / ``signal``, likewise.
+        noise_to_signal: ``noise`` / ``signal``, likewise.
     """
 
     signal: Tensor
     noise: Tensor
+    inverse_signal: Tensor
+    noise_to_signal: Tensor
 
     def at(self, timestep: Tensor) -> "Rates":
         """Look up the rates of timesteps.
@@ -128,7 +132,8 @@ def rates(alpha_bar: Tensor) -> Rates:
     Returns:
         The rates, float32, of the same shape.
     """
-    return Rates(alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float())
+    tables = (alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), (1 / alpha_bar).sqrt(), (1 / alpha_bar - 1).sqrt())
+    return Rates(*(table.float() for table in tables))
 
 
 def posterior(betas: Tensor) -> Posterior:
@@ -174,7 +179,7 @@ def predict_x_0(x_t: Tensor, noise: Tensor, rates: Rates) -> Tensor:
     Returns:
         The images, not clamped, ``(B, C, H, W)``.
     """
-    return (x_t - rates.noise * noise) / rates.signal
+    return rates.inverse_signal * x_t - rates.noise_to_signal * noise
 
 
 def ancestral_step(x_t: Tensor, x_0: Tensor, noise: Tensor, timestep: Tensor, betas: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 
 Eager, in 32 bits, channels first, one image after the other, a pass of the network for each noise scale, attention with
 its whole matrix, and the guidance as a correction of the noise. It is written along the description of the method, over
-the weights of a checkpoint in the authors' layout: no module of ours is called, and none of its numbers is taken from us.
+the weights of a checkpoint in the authors' layout: no module of ours is called, and no number is taken from us.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_fill_holes, label
 from torch.nn import functional as F  # noqa: N812
 
 State = dict[str, torch.Tensor]
@@ -58,6 +59,36 @@ def plain_reconstruction(unet: State, image, noise_s, noise_b, t_s, t_b, w):
     guide_at_s = math.sqrt(a_s) * guide + math.sqrt(1 - a_s) * e_s
     corrected = e_s - math.sqrt(1 - a_s) * w * (guide_at_s - x_s)
     return (math.sqrt(1 / a_s) * x_s - math.sqrt(1 / a_s - 1) * corrected).clamp(-1, 1)
+
+
+def published_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3, steps: int = 1000) -> float:
+    """Return the area under the curve of region overlap over false positives, as published.
+
+    Args:
+        maps: Anomaly maps, ``(N, H, W)``.
+        masks: Ground truth, 0 or 1, ``(N, H, W)``.
+        limit: Largest false positive rate that counts.
+        steps: Number of thresholds, from the largest value of the maps down.
+    """
+    regions = []
+    for index, mask in enumerate(masks):
+        labels, count = label(mask, np.ones((3, 3)))
+        regions += [(index, labels == number) for number in range(1, count + 1)]
+    filled = [binary_fill_holes(region) for _, region in regions]
+    rates, overlaps = [], []
+    for step in range(steps):
+        predicted = maps > maps.max() - (maps.max() - maps.min()) * step / steps
+        rates.append((predicted & (masks == 0)).sum() / (masks == 0).sum())
+        overlaps.append(
+            np.mean([
+                (predicted[index] & whole).sum() / region.sum()
+                for (index, region), whole in zip(regions, filled, strict=True)
+            ]),
+        )
+    counted = np.array(rates) <= limit
+    x, y = np.array(rates)[counted], np.array(overlaps)[counted]
+    x = (x - x.min()) / (x.max() - x.min())
+    return float(((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum())
 
 
 def plain_unet(state: State, x, t: int):

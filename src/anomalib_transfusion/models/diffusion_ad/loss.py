@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_transfusion.models.transfusion.parameters import check_arguments
 from anomalib_transfusion.models.transfusion.tensors import check_shape
 
-__all__ = ["DiffusionADLoss", "LossTerms", "Prediction", "Target", "focal_loss", "noise_loss"]
+__all__ = ["DiffusionADLoss", "LossTerms", "Prediction", "Target", "cross_entropy", "focal_loss", "noise_loss"]
 
 # Logarithms of probabilities are not taken below this, as in torch's binary cross entropy.
 MIN_LOG = -100.0
@@ -78,23 +78,35 @@ def noise_loss(prediction: Tensor, noise: Tensor, label: Tensor) -> Tensor:
     return (of_samples * normal).sum() / normal.sum().clamp(min=1)
 
 
-def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Return alpha (1 - p)^gamma CE of each pixel, CE the cross entropy and p = exp(-CE), for soft targets as well.
-
-    From logits, so that a pixel that is wrong with certainty has a gradient; from probabilities in single precision, as
-    published, it has none beyond a logit of 17.
+def cross_entropy(logits: Tensor, target: Tensor, from_logits: bool = True) -> Tensor:
+    """Return the binary cross entropy of each pixel, for soft targets as well; logarithms are at least -100.
 
     Args:
         logits: Logits of any shape.
         target: Targets in [0, 1] of the same shape.
+        from_logits: Whether it is computed from the logits. From probabilities in single precision, as published, a
+            pixel that is wrong with a logit above 17 has a loss of 100 and no gradient.
+
+    Returns:
+        The cross entropy, of the same shape.
+    """
+    if not from_logits:
+        return F.binary_cross_entropy(logits.sigmoid(), target, reduction="none")
+    positive, negative = (F.logsigmoid(sign * logits).clamp(min=MIN_LOG) for sign in (1, -1))
+    return -(target * positive + (1 - target) * negative)
+
+
+def focal_loss(entropy: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Return alpha (1 - p)^gamma CE of each pixel, with the cross entropy CE and p = exp(-CE) (Lin et al. 2017).
+
+    Args:
+        entropy: Cross entropy, of any shape.
         alpha: Factor of both classes.
         gamma: Exponent that takes weight from what is right already.
 
     Returns:
         The loss, of the same shape.
     """
-    positive, negative = (F.logsigmoid(sign * logits).clamp(min=MIN_LOG) for sign in (1, -1))
-    entropy = -(target * positive + (1 - target) * negative)
     # 1 - exp(-x) without cancellation; above zero, where powers below 1 have no gradient.
     return alpha * (-torch.expm1(-entropy)).clamp(min=1e-8).pow(gamma) * entropy
 
@@ -110,6 +122,8 @@ class DiffusionADLoss(nn.Module):
         smooth_l1_weight: Weight of the smooth L1 loss of the mask, at least 0.
         focal_alpha: Factor of the focal loss, the same for both classes, above 0.
         focal_gamma: Exponent of the focal loss, from 0 to 10.
+        focal_from_logits: Whether the focal loss is computed from logits, so that a pixel that is wrong with certainty
+            has a gradient. ``False`` for probabilities, as published.
 
     Raises:
         TypeError: If a parameter is no number.
@@ -123,6 +137,7 @@ class DiffusionADLoss(nn.Module):
         smooth_l1_weight: float = 1.0,
         focal_alpha: float = 0.5,
         focal_gamma: float = 4.0,
+        focal_from_logits: bool = True,
     ) -> None:
         check_arguments(DiffusionADLoss.__init__, locals())
         super().__init__()
@@ -150,6 +165,7 @@ class DiffusionADLoss(nn.Module):
         self.smooth_l1_weight = smooth_l1_weight
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
+        self.focal_from_logits = focal_from_logits
 
     def forward(self, prediction: Prediction, target: Target) -> LossTerms:
         """Compute the loss of a batch.
@@ -171,9 +187,10 @@ class DiffusionADLoss(nn.Module):
         check_shape("The Prediction's mask_logits", prediction.mask_logits, batch, 1, *size)
         with torch.autocast(prediction.noise.device.type, enabled=False):
             logits, mask = prediction.mask_logits.float(), target.mask.float()
+            entropy = cross_entropy(logits, mask, self.focal_from_logits)
             terms = (
                 self.noise_weight * noise_loss(prediction.noise.float(), target.noise.float(), target.label),
-                self.focal_weight * focal_loss(logits, mask, self.focal_alpha, self.focal_gamma).mean(),
+                self.focal_weight * focal_loss(entropy, self.focal_alpha, self.focal_gamma).mean(),
                 self.smooth_l1_weight * F.smooth_l1_loss(logits.sigmoid(), mask),
             )
             return LossTerms(torch.stack(terms).sum(), *terms)

@@ -109,8 +109,7 @@ class DiffusionADModel(nn.Module):
         ValueError: If a parameter is impossible; the message names it.
     """
 
-    signal_rate: Tensor
-    noise_rate: Tensor
+    rate_tables: Tensor
     test_timestep: Tensor
     test_noise: Tensor | None
 
@@ -161,8 +160,7 @@ class DiffusionADModel(nn.Module):
         if noise_scales == "both":
             warn_of_extrapolation(table, guidance_weight, max(small_timestep, scale_split - 1))
         # Nothing of it is in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
-        self.register_buffer("signal_rate", table.signal, persistent=False)
-        self.register_buffer("noise_rate", table.noise, persistent=False)
+        self.register_buffer("rate_tables", torch.stack(table), persistent=False)
         tested = {"both": [small_timestep, big_timestep], "small": [small_timestep], "big": [big_timestep]}[
             noise_scales
         ]
@@ -194,7 +192,7 @@ class DiffusionADModel(nn.Module):
     @property
     def rates(self) -> Rates:
         """Rates of image and noise of all timesteps, each ``(T,)``."""
-        return Rates(self.signal_rate, self.noise_rate)
+        return Rates(*self.rate_tables.unbind())
 
     @property
     def tiler(self) -> Tiler | None:
