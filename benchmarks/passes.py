@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 
 import record
 from anomalib_transfusion import DemoSurface, TransFusion
+from anomalib_transfusion.benchmark.plots import COLOURS, DPI
 from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.torch_model import MaskAggregation
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
-from anomalib_transfusion.reporting.plots import COLOURS, DPI
 from contenders import NETWORKS
 from defects import read_batches, synchronize
 

@@ -12,11 +12,12 @@ import torch
 import yaml
 from message_table import Message, in_module
 
-from anomalib_transfusion.pipelines import Benchmark
-from anomalib_transfusion.pipelines.benchmark import _complain
-from anomalib_transfusion.pipelines.job import BenchmarkJob
-from anomalib_transfusion.pipelines.rows import accelerators, build, check_config, check_rows, expand, parse
-from anomalib_transfusion.reporting import report
+from anomalib_transfusion import benchmark
+from anomalib_transfusion.benchmark import Benchmark
+from anomalib_transfusion.benchmark.job import BenchmarkJob
+from anomalib_transfusion.benchmark.pipeline import _complain
+from anomalib_transfusion.benchmark.report import report
+from anomalib_transfusion.benchmark.rows import accelerators, build, check_config, check_rows, expand, parse
 
 MODEL = {"class_path": "TransFusion"}
 BENCHMARK_PART = {"seed": 1, "model": MODEL, "data": {"class_path": "DemoSurface"}}
@@ -59,7 +60,18 @@ def report_on(folder, text=None):
 
 BENCHMARK = [
     *in_module(
-        "pipelines/rows.py",
+        "benchmark/__init__.py",
+        Message(
+            "module {} has no attribute {}",
+            lambda: benchmark.Benchmarks,
+            AttributeError,
+            "'Benchmarks'",
+            "it has Benchmark, draem_with_photographs",
+            "Check the spelling",
+        ),
+    ),
+    *in_module(
+        "benchmark/rows.py",
         Message(
             "output_dir is {}",
             lambda: check(output_dir=7),
@@ -176,7 +188,7 @@ BENCHMARK = [
         ),
     ),
     *in_module(
-        "pipelines/benchmark.py",
+        "benchmark/pipeline.py",
         Message(
             "anomalib benchmark: {}",
             run_a_config,
@@ -196,7 +208,7 @@ BENCHMARK = [
         ),
     ),
     *in_module(
-        "pipelines/job.py",
+        "benchmark/job.py",
         Message(
             "The row {} failed",
             run_a_row_that_fails,
@@ -207,7 +219,7 @@ BENCHMARK = [
         ),
     ),
     *in_module(
-        "reporting/results.py",
+        "benchmark/load.py",
         Message(
             "There is no row in {}",
             lambda tmp_path: report_on(tmp_path, "status,name\n"),

@@ -12,13 +12,11 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from anomalib.metrics import Evaluator
+from anomalib.metrics import AUPRO, Evaluator
 from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.nn import ModuleList
-
-from anomalib_transfusion.models import TransFusion
 
 __all__ = ["PeakMemory", "Throughput", "complete_evaluator", "environment"]
 
@@ -26,13 +24,17 @@ MIB = 2**20
 
 
 def complete_evaluator(model: AnomalibModule) -> None:
-    """Let a model report at least the metrics that TransFusion reports, AUPRO among them, under the same names."""
+    """Let a model report at least anomalib's own metrics and the pixels' AUPRO, under the same names."""
     if model.evaluator is None:
         model.evaluator = Evaluator()
     metrics: list[Any] = list(model.evaluator.test_metrics)  # type: ignore[arg-type]
     present = {metric.name for metric in metrics}
-    ours: list[Any] = list(TransFusion.configure_evaluator().test_metrics)  # type: ignore[arg-type]
-    model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in ours if metric.name not in present)])
+    wanted: list[Any] = list(AnomalibModule.configure_evaluator().test_metrics)  # type: ignore[arg-type]
+    aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
+    # A setting, not a state: a checkpoint of the model loads without this metric.
+    aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
+    wanted.append(aupro)
+    model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in wanted if metric.name not in present)])
 
 
 class Throughput(Callback):

@@ -13,8 +13,8 @@ import yaml
 from anomalib.data.datasets.image.mvtecad import CATEGORIES as MVTEC
 from anomalib.data.datasets.image.visa import CATEGORIES as VISA
 
-from anomalib_transfusion.pipelines import Benchmark, draem_with_photographs
-from anomalib_transfusion.pipelines.rows import accelerators, check_config, check_rows, expand
+from anomalib_transfusion.benchmark import Benchmark, draem_with_photographs
+from anomalib_transfusion.benchmark.rows import accelerators, check_config, check_rows, expand
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
 from paths import ROOT
 

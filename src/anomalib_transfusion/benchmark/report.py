@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .load import METRICS, load
 from .plots import plot_categories, plot_throughput
-from .results import METRICS, load
 from .tables import ABSENT, CategoryTable, bold_best, category_table, costs, markdown, percent
 
 __all__ = ["report"]
