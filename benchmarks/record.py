@@ -24,7 +24,7 @@ from anomalib_transfusion.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "bench"
-PACKAGES = ("anomalib", "lightning", "kornia", "numpy", "opencv-python-headless", "torchvision")
+PACKAGES = ("anomalib", "lightning", "numpy", "opencv-python-headless", "torchvision")
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 # Dense bf16 peak of cards in FLOP/s as their makers state it, by a part of the card's name. The first match counts.
