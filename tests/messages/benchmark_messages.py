@@ -14,10 +14,11 @@ from message_table import Message, in_module
 
 from anomalib_transfusion import benchmark
 from anomalib_transfusion.benchmark import Benchmark
+from anomalib_transfusion.benchmark.config import accelerators, check_config
 from anomalib_transfusion.benchmark.job import BenchmarkJob
 from anomalib_transfusion.benchmark.pipeline import _complain
 from anomalib_transfusion.benchmark.report import report
-from anomalib_transfusion.benchmark.rows import accelerators, build, check_config, check_rows, expand, parse
+from anomalib_transfusion.benchmark.rows import build, check_rows, expand, parse
 
 MODEL = {"class_path": "TransFusion"}
 BENCHMARK_PART = {"seed": 1, "model": MODEL, "data": {"class_path": "DemoSurface"}}

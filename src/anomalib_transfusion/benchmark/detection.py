@@ -1,0 +1,160 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a model finds: maps and scores of all test images, and the metrics of each kind of defect."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.metrics import AUPRO, AUROC, F1Max
+from anomalib.models import AnomalibModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torchvision.transforms.v2 import Normalize
+
+from .metrics import ALL, KIND
+
+__all__ = ["ALL", "GOOD", "Detections", "Found", "columns_of", "denormalize", "measure"]
+
+GOOD = "good"
+
+
+class Found(NamedTuple):
+    """Test images and what a model found in them, on the CPU.
+
+    Attributes:
+        images: In [0, 1], whatever the model normalises them to, ``(N, 3, H, W)``.
+        masks: True masks, ``(N, H, W)``.
+        kinds: ``good``, or the name of the folder of the defect, ``(N,)``.
+        maps: Anomaly maps in the model's own units, ``(N, H, W)``.
+        scores: Scores in these, ``(N,)``.
+        reconstructions: In [0, 1], ``(N, 3, H, W)``, where the model makes them.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    kinds: np.ndarray
+    maps: torch.Tensor
+    scores: torch.Tensor
+    reconstructions: torch.Tensor | None
+
+
+class Detections(Callback):
+    """Gathers what a model finds in a test; scores and maps are its own, before the post-processor clips them."""
+
+    def __init__(self) -> None:
+        self._batches: list[Found] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier test."""
+        del trainer, pl_module
+        self._batches = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch. The trainer's callbacks come before the model's, so the post-processor has not seen it."""
+        del trainer, batch, batch_idx, dataloader_idx
+        found: Any = outputs
+        model: Any = pl_module
+        size = found.image.shape[-2:]
+        # Of a good image there is no mask.
+        absent = found.gt_mask is None
+        masks = torch.zeros(len(found.image), *size) if absent else found.gt_mask.cpu().reshape(-1, *size)
+        kinds = [
+            Path(path).parent.name if defective else GOOD
+            for path, defective in zip(found.image_path, found.gt_label.tolist(), strict=True)
+        ]
+        reconstructions = getattr(model, "reconstruction", None)
+        self._batches.append(
+            Found(
+                images=denormalize(model, found.image.cpu()),
+                masks=masks.bool(),
+                kinds=np.array(kinds),
+                maps=found.anomaly_map.float().cpu().reshape(-1, *size),
+                scores=found.pred_score.float().cpu().flatten(),
+                reconstructions=None if reconstructions is None else reconstructions.float().cpu(),
+            ),
+        )
+
+    @property
+    def found(self) -> Found:
+        """What was found in all images."""
+        parts = zip(*self._batches, strict=True)
+        images, masks, kinds, maps, scores, reconstructions = (list(part) for part in parts)
+        whole = None if any(part is None for part in reconstructions) else torch.cat(reconstructions)
+        return Found(
+            torch.cat(images),
+            torch.cat(masks),
+            np.concatenate(kinds),
+            torch.cat(maps),
+            torch.cat(scores),
+            whole,
+        )
+
+
+def denormalize(model: AnomalibModule, images: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation of a model's pre-processor, for people to look at the images ``(N, 3, H, W)``."""
+    transform = model.pre_processor.transform  # type: ignore[union-attr]
+    for normalize in reversed(extract_transforms_by_type(transform, Normalize)):
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalize.mean, normalize.std))
+        images = images * std + mean
+    return images.clamp(0, 1)
+
+
+def measure(found: Found) -> dict[str, dict[str, float]]:
+    """Compute the metrics of each kind of defect against the good images, and of all.
+
+    Returns:
+        For each kind, and for ``all``: image AUROC, pixel AUROC, AUPRO, and the best F1 of images.
+    """
+    kinds = sorted(set(found.kinds) - {GOOD})
+    results: dict[str, dict[str, float]] = {}
+    # Outside of [0, 1], the metrics take values for logits, and a sigmoid makes large distances all the same.
+    scores, maps = _to_unit(found.scores), _to_unit(found.maps)
+    for kind in [ALL, *kinds]:
+        chosen = torch.from_numpy(np.isin(found.kinds, kinds if kind == ALL else [kind]) | (found.kinds == GOOD))
+        batch = ImageBatch(
+            image=found.images[chosen],
+            gt_label=torch.from_numpy(found.kinds != GOOD)[chosen],
+            gt_mask=found.masks[chosen],
+            pred_score=scores[chosen],
+            anomaly_map=maps[chosen],
+        )
+        metrics: dict[str, Any] = {
+            "image_AUROC": AUROC(fields=["pred_score", "gt_label"]),
+            "image_F1Max": F1Max(fields=["pred_score", "gt_label"]),
+            "pixel_AUROC": AUROC(fields=["anomaly_map", "gt_mask"]),
+            "pixel_AUPRO": AUPRO(fields=["anomaly_map", "gt_mask"]),
+        }
+        results[kind] = {"images": int(chosen.sum())}
+        for name, metric in metrics.items():
+            metric.update(batch)
+            results[kind][name] = float(metric.compute())
+    return results
+
+
+def columns_of(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Name what :func:`measure` returns as columns: ``METRIC`` of all defects, ``kind.NAME.METRIC`` of each kind."""
+    return {
+        metric if kind == ALL else f"{KIND}{kind}.{metric}": value
+        for kind, values in results.items()
+        for metric, value in values.items()
+        if (kind, metric) != (ALL, "images")
+    }
+
+
+def _to_unit(values: torch.Tensor) -> torch.Tensor:
+    """Bring values to [0, 1]; their order, which is all that the metrics look at, stays."""
+    low, high = values.min().double(), values.max().double()
+    return ((values.double() - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)).float()
