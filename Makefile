@@ -58,11 +58,11 @@ bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 	$(BIN)/python benchmarks/stages.py --size $(SIZE)
 
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
-	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(ARGUMENTS)
+	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --datasets $(DATASETS) $(ARGUMENTS)
 
 quality: $(READY)  ## detection quality on a real category, beside Draem and Patchcore, in MINUTES
-	$(BIN)/python benchmarks/quality.py --root $(DATASETS)/MVTecAD --category $(CATEGORY) \
-		--textures $(DATASETS)/dtd --minutes $(MINUTES) $(ARGUMENTS)
+	$(BIN)/anomalib benchmark --config configs/benchmark/quality.yaml \
+		--set datasets=$(DATASETS) category=$(CATEGORY) minutes=$(MINUTES) $(ARGUMENTS)
 
 clean:  ## remove what was set up and built
 	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

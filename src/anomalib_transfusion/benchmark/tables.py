@@ -162,19 +162,18 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (lines[0], rule, *lines[1:]))
 
 
-def markdown_of(frame: pd.DataFrame, digits: int = 4, absent: str = "") -> str:
+def markdown_of(frame: pd.DataFrame, form: str = ".4g") -> str:
     """Write a table in Markdown, with its index as the first column.
 
     Args:
         frame: The table.
-        digits: Digits of numbers that count.
-        absent: What stands where there is no value.
+        form: How numbers with a decimal point are written; an absent value leaves its place empty.
     """
 
     def text(value: object) -> str:
         if value is None or (isinstance(value, float) and pd.isna(value)):
-            return absent
-        return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+            return ""
+        return format(value, form) if isinstance(value, float) else str(value)
 
     header = [str(frame.index.name or ""), *map(str, frame.columns)]
     return markdown(header, [[str(name), *map(text, values)] for name, *values in frame.itertuples(name=None)])
