@@ -1,17 +1,22 @@
 # Every target sets itself up: a virtual environment in .venv, the package and what it needs, then the task.
-PYTHON ?= python3
+PYTHON ?= python3## interpreter of the virtual environment, 3.10 or newer
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Of the benchmarks: tiny, small or full; minutes for everything on a GPU; the interpreter that has PyTorch with CUDA.
-SIZE ?= small
-MINUTES ?= 25
-GPU_PYTHON ?= $(BIN)/python
-# Of the quality benchmark: a folder with MVTecAD/CATEGORY and dtd.
-DATASETS ?= $(or $(TRANSFUSION_DATASETS),../shared/datasets)
-CATEGORY ?= magnetic_tile
+SIZE ?= small## of bench: tiny, small or full
+MINUTES ?= 25## of bench-gpu and quality: time for everything
+GPU_PYTHON ?= $(BIN)/python## of bench-gpu: an interpreter that has PyTorch with CUDA, anomalib and Lightning
+DATASETS ?= $(or $(TRANSFUSION_DATASETS),../shared/datasets)## of quality and bench-gpu: a folder with MVTecAD/CATEGORY and dtd
+CATEGORY ?= magnetic_tile## of quality: the category
+ARGUMENTS ?=## of quality and bench-gpu: further arguments, as ARGUMENTS='--set image_size=128'
 
-.PHONY: demo test test-slow test-versions bench bench-gpu quality lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo lint test test-slow test-versions bench bench-gpu quality clean
+
+help:  ## what can be made, and with which variables
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1|\2/p' Makefile | awk -F'|' 'BEGIN { print "make ..." } { printf "  %-14s%s\n", $$1, $$2 }'
+	@sed -nE 's/^([A-Z_]+) \?= ?(.*)## (.*)/\1|\3|\2/p' Makefile | \
+		awk -F'|' 'BEGIN { print "\nmake ... NAME=VALUE" } { printf "  %-14s%s%s\n", $$1, $$2, $$3 ? " (" $$3 ")" : "" }'
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -24,10 +29,11 @@ $(READY): pyproject.toml
 demo: $(READY)  ## train, test and draw on photographs that need no download (minutes on two CPU cores)
 	$(BIN)/anomalib train --config configs/demo.yaml
 
-lint: $(READY)
+lint: $(READY)  ## style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: lint  ## the whole fast test suite
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
@@ -42,7 +48,7 @@ test-versions: $(READY)  ## the fast tests with the oldest and with the newest a
 	$(BIN)/python -m pip install --quiet --upgrade anomalib torch torchvision --editable '.[test]'
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
 
-test-slow: $(READY)
+test-slow: $(READY)  ## the tests that take minutes each: an hour
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
@@ -52,11 +58,11 @@ bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 	$(BIN)/python benchmarks/stages.py --size $(SIZE)
 
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
-	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) $(ARGUMENTS)
+	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --datasets $(DATASETS) $(ARGUMENTS)
 
 quality: $(READY)  ## detection quality on a real category, beside Draem and Patchcore, in MINUTES
-	$(BIN)/python benchmarks/quality.py --root $(DATASETS)/MVTecAD --category $(CATEGORY) \
-		--textures $(DATASETS)/dtd --minutes $(MINUTES) $(ARGUMENTS)
+	$(BIN)/anomalib benchmark --config configs/benchmark/quality.yaml \
+		--set datasets=$(DATASETS) category=$(CATEGORY) minutes=$(MINUTES) $(ARGUMENTS)
 
-clean:
-	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove what was set up and built
+	rm -rf $(VENV) .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

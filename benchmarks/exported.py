@@ -26,6 +26,7 @@ from anomalib.deploy import CompressionType
 from sklearn.metrics import roc_auc_score
 
 from anomalib_transfusion import DemoSurface, TransFusion
+from anomalib_transfusion.benchmark.tables import markdown_of
 
 Predict = Callable[[np.ndarray], tuple[np.ndarray, float]]
 
@@ -121,7 +122,7 @@ def main() -> None:
         f"{platform.machine()}; torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, "
         f"openvino {version('openvino')}, nncf {version('nncf')}, anomalib {version('anomalib')}.\n\n"
         f"    python benchmarks/exported.py CHECKPOINT_OF_MAKE_DEMO\n\n"
-        f"{table.drop(columns='maps').to_markdown(floatfmt='.4g')}\n"
+        f"{markdown_of(table.drop(columns='maps'))}\n"
     )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(text, encoding="utf-8")

@@ -16,13 +16,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from anomalib.data import AnomalibDataModule
+from anomalib.engine import Engine
+from anomalib.metrics import Evaluator
+from anomalib.models import AnomalibModule
 from matplotlib.figure import Figure
 
 import record
+from anomalib_transfusion.benchmark.detection import GOOD, Detections, Found
+from anomalib_transfusion.benchmark.pictures import DPI, QUALITY
+from anomalib_transfusion.benchmark.tables import markdown_of
 from anomalib_transfusion.files import written_whole
-from defects import GOOD, Found, predict
 from passes import load_data, load_model, trained_parser
-from quality_page import DPI, QUALITY
 
 FALSE_ALARMS = 0.05
 RING_PIXELS = 5
@@ -41,6 +46,16 @@ KINDS_OF_FAILURE = {
     ],
     "detected for the wrong reason": lambda table: table[table.detected & ~table.hit],
 }
+
+
+def predict(model: AnomalibModule, data: AnomalibDataModule, device: str, folder: Path) -> Found:
+    """Run a model on all test images."""
+    model.visualizer, model.evaluator = None, Evaluator()
+    detections = Detections()
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "default_root_dir": folder}
+    engine = Engine(callbacks=[detections], accelerator="gpu" if device == "cuda" else device, devices=1, **quiet)
+    engine.test(model, datamodule=data, verbose=False)
+    return detections.found
 
 
 def describe(found: Found) -> pd.DataFrame:
@@ -141,7 +156,7 @@ def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> 
     lines = [f"# Failures on {path.stem.split('-')[1]}", "", f"    {command}", ""]
     lines += [f"A defect is detected above the score of {100 * (1 - FALSE_ALARMS):.0f} % of the good images.", ""]
     for title, frame in parts.items():
-        lines += [f"## {title}", "", str(frame.to_markdown()), ""]
+        lines += [f"## {title}", "", markdown_of(frame), ""]
     lines += ["## Pictures", "", f"![Image and map of missed defects and of false alarms]({picture.name})", ""]
     with written_whole(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
@@ -152,7 +167,7 @@ def main() -> None:
     options = trained_parser(__doc__, record.ROOT / "results" / "quality").parse_args()
     device = torch.device(options.device)
     with TemporaryDirectory() as folder:
-        found = predict(load_model(options), load_data(options, Path(folder)), device)
+        found = predict(load_model(options), load_data(options, Path(folder)), options.device, Path(folder))
     table = describe(found)
     path = record.result_path(options.output, f"failures-{options.category}", device).with_suffix(".md")
     draw(found, choose(found, table), path.with_suffix(".jpg"))

@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 
 import record
+from anomalib_transfusion.benchmark.tables import markdown_of
 from anomalib_transfusion.files import written_whole
 from anomalib_transfusion.synthesis import AnomalyGenerator, estimate_foreground
 from anomalib_transfusion.synthesis.sources import find_images, read_image
@@ -160,7 +161,7 @@ def main() -> None:
         "",
         "![](foreground.jpg)",
         "",
-        str(table.astype(object).where(table.notna(), None).to_markdown(index=False, floatfmt=".1f", missingval="")),
+        markdown_of(table.set_index(table.columns[0]), ".1f"),
         "",
     ]
     with written_whole(options.output / "README.md") as partial:

@@ -3,12 +3,13 @@
 
 """Everything that a GPU is wanted for, the most important first, within a time that is given in minutes.
 
-    python benchmarks/gpu.py --minutes 25
+    python benchmarks/gpu.py --minutes 25 --datasets ../shared/datasets
     python benchmarks/gpu.py --minutes 5 --size tiny --device cpu     # tries the whole list
 
-Each item is a process of its own, with a limit, and writes its results as it goes: being cut off at any time loses
-nothing that was measured. An item for which too little time is left is skipped, and the summary says so. What an item
-prints is in a log file beside the results.
+First the paper's network on real categories, as rows of configs/benchmark/quality.yaml, then the speed. Each item is a
+process of its own, with a limit, and writes its results as it goes: being cut off at any time loses nothing that was
+measured, and the same command goes on with a training. An item for which too little time is left is skipped, and the
+summary says so. What an item prints is in a log file beside the results.
 """
 
 import argparse
@@ -20,15 +21,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 from time import perf_counter, sleep
 from typing import Any
 
 import torch
 
+import anomalib_transfusion
 import record
 
 HERE = Path(__file__).resolve().parent
+QUALITY = record.ROOT / "configs/benchmark/quality.yaml"
+DATASETS = Path(os.environ.get("TRANSFUSION_DATASETS", record.ROOT.parent / "shared" / "datasets"))
 # What is left of an item's time when it is told to stop, for writing and for what cannot be interrupted.
 GRACE_MINUTES = 1.0
 POLL_SECONDS = 0.2
@@ -40,15 +45,17 @@ class Item:
 
     Attributes:
         name: What the summary calls it.
-        arguments: Script and its arguments.
+        arguments: Script and its arguments; none for the quality on a category.
         minutes: The most it may take.
         least: The least for which it is worth starting.
+        category: Category whose quality is measured.
     """
 
     name: str
     arguments: Sequence[str]
     minutes: float
     least: float
+    category: str = ""
 
 
 def make_items(options: argparse.Namespace) -> list[Item]:
@@ -57,7 +64,9 @@ def make_items(options: argparse.Namespace) -> list[Item]:
     passes = ["passes.py"] + (["--checkpoint", str(options.checkpoint)] if options.checkpoint else [])
     passes += ["--root", str(options.root)] if options.root else []
     passes += ["--category", options.category]
+    categories = TINY_CATEGORIES if options.size == "tiny" else CATEGORIES
     items = [
+        *(Item(f"quality, {name}", [], minutes, 3, name) for name, minutes in categories.items()),
         Item(f"inference, batch {batch}", ["inference.py", "--batch", batch], 6, 2),
         Item("training step", ["training_step.py"], 6, 2),
         Item("synthesis", ["synthesis.py"], 2, 1),
@@ -76,16 +85,68 @@ def make_items(options: argparse.Namespace) -> list[Item]:
 
 
 PRECISIONS = ("fp32", "bf16")
+# TransFusion alone is trained: Patchcore and Draem are measured without a GPU as well.
+TRAINING_SHARE = "85%"
+# Categories and the minutes of each.
+CATEGORIES = {"screw": 8.0, "magnetic_tile": 6.0}
+TINY_CATEGORIES = {"brick": 8.0, "gravel": 6.0}
+
+
+def make_command(item: Item, options: argparse.Namespace, minutes: float) -> list[str]:
+    """Return the command of an item that has some minutes."""
+    if not item.category:
+        size = "full" if item.arguments[0] == "passes.py" and options.size != "tiny" else options.size
+        script, *arguments = item.arguments
+        command = [sys.executable, str(HERE / script), *arguments, "--size", size, "--device", options.device]
+        return [*command, "--minutes", f"{minutes:.3f}", "--output", str(options.output)]
+    settings = {
+        "category": item.category,
+        "datasets": options.datasets,
+        "minutes": f"{minutes:.3f}",
+        "output": options.output / "quality",
+        "size": options.size,
+        "share": TRAINING_SHARE,
+    }
+    command = [sys.executable, "-m", "anomalib_transfusion.benchmark", "--config", str(QUALITY), "--set"]
+    return [*command, *(f"{name}={value}" for name, value in settings.items()), "--only", "TransFusion"]
+
+
+def make_tiny_data(folder: Path) -> None:
+    """Write demo surfaces in MVTec AD's layout and scikit-image's photographs, for the list to be tried on."""
+    # Seconds, which only a trial needs.
+    from anomalib_transfusion import DemoSurface
+    from contenders import write_textures
+    from passes import TINY_SURFACE
+
+    for category in TINY_CATEGORIES:
+        DemoSurface(folder / "MVTecAD", category, **TINY_SURFACE).prepare_data()
+    (folder / "dtd").mkdir(parents=True, exist_ok=True)
+    write_textures(folder / "dtd")
+
+
+def write_metadata(folder: Path) -> None:
+    """Write what installing writes, for a copy of the sources: entry points, by which anomalib finds the package."""
+    if record.version_of("anomalib-transfusion") != "absent":
+        return
+    # Python 3.10, which lacks it, is on no machine without an installed package.
+    import tomllib
+
+    declared = tomllib.loads((record.ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    target = folder / f"anomalib_transfusion-{anomalib_transfusion.__version__}.dist-info"
+    target.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for group, points in declared.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items()), ""]
+    (target / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    metadata = f"Metadata-Version: 2.1\nName: anomalib-transfusion\nVersion: {anomalib_transfusion.__version__}\n"
+    (target / "METADATA").write_text(metadata, encoding="utf-8")
 
 
 def run_item(item: Item, options: argparse.Namespace, minutes: float, told_to_stop: Event) -> dict[str, Any]:
     """Run an item for at most some minutes, or until told to stop, and say how it ended."""
     grace = min(GRACE_MINUTES, minutes / 3)
-    size = "full" if item.arguments[0] == "passes.py" and options.size != "tiny" else options.size
-    script, *arguments = item.arguments
-    command = [sys.executable, str(HERE / script), *arguments, "--size", size, "--device", options.device]
-    command += ["--minutes", f"{minutes - grace:.3f}", "--output", str(options.output)]
-    path = os.pathsep.join(filter(None, [str(record.ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    command = make_command(item, options, minutes - grace)
+    path = os.pathsep.join(filter(None, [str(record.ROOT / "src"), str(options.scratch), os.environ.get("PYTHONPATH")]))
     log = options.output / f"gpu-{item.name.replace(', ', '-').replace(' ', '-')}.log"
     start = perf_counter()
     with log.open("w", encoding="utf-8") as output:
@@ -96,6 +157,7 @@ def run_item(item: Item, options: argparse.Namespace, minutes: float, told_to_st
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
+            cwd=options.scratch,
         )
         try:
             while process.poll() is None and perf_counter() - start < 60 * minutes and not told_to_stop.is_set():
@@ -119,6 +181,7 @@ def main() -> int:
     parser.add_argument("--size", choices=("tiny", "small", "full"), default="full")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the results")
+    parser.add_argument("--datasets", type=Path, default=DATASETS, help="folder with MVTecAD/CATEGORY and dtd")
     parser.add_argument("--checkpoint", type=Path, help="a trained model, to measure accuracy over the passes as well")
     parser.add_argument("--root", type=Path, help="test images of the checkpoint in MVTec AD's layout")
     parser.add_argument("--category", default="brick", help="category of the test images; of the demo without --root")
@@ -131,7 +194,26 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: told_to_stop.set())
     start = perf_counter()
     device = torch.device(options.device)
+    options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        options.scratch = Path(folder)
+        return run_items(options, device, start, told_to_stop)
+
+
+def run_items(options: argparse.Namespace, device: torch.device, start: float, told_to_stop: Event) -> int:
+    """Run the items that the time allows, and write the summary.
+
+    Returns:
+        The exit status.
+    """
+    write_metadata(options.scratch)
+    if options.size == "tiny" and options.minutes > 0:
+        options.datasets = options.scratch
+        make_tiny_data(options.scratch)
+    options.datasets, options.root, options.checkpoint = (
+        path and path.resolve() for path in (options.datasets, options.root, options.checkpoint)
+    )
     # Tried with tiny sizes, an item takes a fraction of its time.
     scale = 0.1 if options.size == "tiny" else 1.0
     items = make_items(options)
@@ -144,6 +226,8 @@ def main() -> int:
         left = options.minutes - (perf_counter() - start) / 60
         if left < item.least * scale:
             row["status"] = f"skipped: {max(0.0, left):.1f} minutes are left, and it needs {item.least * scale:.1f}"
+        elif item.category and not (options.datasets / "MVTecAD" / item.category).is_dir():
+            row["status"] = f"skipped: there is no {options.datasets / 'MVTecAD' / item.category}; pass --datasets"
         else:
             row["status"] = "cut off"
             record.write(path, summary)

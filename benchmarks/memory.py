@@ -15,7 +15,6 @@ import gc
 import importlib
 import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -24,7 +23,8 @@ from typing import Any
 
 import torch
 
-MIB = 2**20
+from anomalib_transfusion.benchmark.measure import MIB, resident_memory, restart_peak
+
 ON_GPU = "GPU memory allocated by PyTorch during a call, above what was allocated before it"
 ON_CPU = "growth of the resident memory during a call, in a process of its own"
 
@@ -86,18 +86,11 @@ def _measure(connection: Connection, list_name: str, name: str, setting: Any) ->
         call()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = _resident("VmRSS")
+        restart_peak()
+        before = resident_memory("VmRSS")
         call()
-        connection.send(((_resident("VmHWM") - before) / MIB, ""))
+        peak = resident_memory("VmHWM")
+        told = before is not None and peak is not None
+        connection.send(((peak - before) / MIB, "") if told else (None, "the system does not tell the resident memory"))
     except Exception as error:  # noqa: BLE001
         connection.send((None, f"{type(error).__name__}: {error}"))
-
-
-def _resident(field: str) -> int:
-    """Return a field of the process' status in bytes."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
-    if found is None:
-        msg = f"/proc/self/status has no {field}; the peak memory cannot be read on this system."
-        raise OSError(msg)
-    return 1024 * int(found[1])

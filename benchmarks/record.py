@@ -4,14 +4,10 @@
 """What a benchmark leaves behind: a JSON file that is whole at any time, and a table."""
 
 import json
-import os
 import platform
 import re
-import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 import anomalib_transfusion
+from anomalib_transfusion.benchmark.environment import (
+    command,
+    commit,
+    device_name,
+    processor_information,
+    version_of,
+)
 from anomalib_transfusion.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "bench"
-PACKAGES = ("anomalib", "lightning", "kornia", "numpy", "opencv-python-headless", "torchvision")
+PACKAGES = ("anomalib", "lightning", "numpy", "opencv-python-headless", "torchvision")
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 # Dense bf16 peak of cards in FLOP/s as their makers state it, by a part of the card's name. The first match counts.
@@ -42,20 +45,6 @@ PEAKS = {
 }
 
 
-def device_name(device: torch.device) -> str:
-    """Name the GPU or the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    found = re.search(r"^model name\s*:\s*(.+)$", _cpu_information(), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _cpu_information() -> str:
-    """Return what Linux says about the processors; nothing elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text("utf-8") if path.is_file() else ""
-
-
 def peak_flops(device: torch.device) -> float | None:
     """Return the dense bf16 peak of a card, or nothing where it is not in the table."""
     name = device_name(device)
@@ -66,8 +55,8 @@ def header(device: torch.device) -> dict[str, Any]:
     """Describe when, where and with what a benchmark runs."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions["anomalib-transfusion"] = anomalib_transfusion.__version__
-    versions |= {name: _version(name) for name in PACKAGES}
-    words = _cpu_information().split()
+    versions |= {name: version_of(name) for name in PACKAGES}
+    words = processor_information().split()
     return {
         "device": {
             "type": device.type,
@@ -78,36 +67,15 @@ def header(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "tf32": {"convolution": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32},
         "versions": versions,
-        **_commit(),
-        "command": shlex.join(["python", *sys.argv]),
+        **commit(),
+        "command": command(),
         "date": now(),
     }
-
-
-def _version(name: str) -> str:
-    """Return the version of a distribution; on a machine without network the package may run from its folder."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def now() -> str:
     """Return the time as text."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _commit() -> dict[str, Any]:
-    """Return commit and state of the working tree; of a copy without git, what TRANSFUSION_COMMIT says."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "src"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": os.environ.get("TRANSFUSION_COMMIT"), "dirty": None}
 
 
 def result_path(folder: Path, name: str, device: torch.device) -> Path:

@@ -20,8 +20,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import record
 from anomalib_transfusion import TransFusion
-from defects import read_batches
-from passes import METRICS, load_data, load_model, measure, trained_parser
+from anomalib_transfusion.benchmark.environment import device_name
+from passes import METRICS, load_data, load_model, measure, read_batches, trained_parser
 
 
 def collect(model: TransFusion, batches: list[ImageBatch], device: torch.device) -> list[torch.Tensor]:
@@ -76,7 +76,7 @@ def main() -> None:
     result["finished"] = True
     record.write(path, result)
     shown = [[row["name"], *(f"{row[name]:.4f}" for name in METRICS)] for row in rows]
-    title = f"{options.category}, masks of {len(network.inference_timesteps)} steps, {record.device_name(device)}"
+    title = f"{options.category}, masks of {len(network.inference_timesteps)} steps, {device_name(device)}"
     record.show(title, ["map", *METRICS.values()], shown, [f"Written to {path}"])
 
 

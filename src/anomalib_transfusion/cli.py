@@ -55,7 +55,7 @@ def report(runs: list[Path], output: Path | None = None) -> None:
         FileNotFoundError: If a path does not exist, or a folder has no results.
         ValueError: If a file is no table of results, or there is no row in any of them.
     """
-    from anomalib_transfusion.reporting import report as write
+    from anomalib_transfusion.benchmark.report import report as write
 
     print(f"Wrote {write(runs, output)}, with its tables as CSV and its plots beside it.")
 

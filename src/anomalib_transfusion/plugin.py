@@ -107,7 +107,7 @@ def _register_benchmark(_module: ModuleType) -> None:
             return
         from anomalib import pipelines
 
-        from anomalib_transfusion.pipelines import Benchmark
+        from anomalib_transfusion.benchmark import Benchmark
 
         if registry.get("benchmark") is pipelines.Benchmark:
             registry["benchmark"] = Benchmark

@@ -12,14 +12,25 @@ import torch
 import yaml
 from message_table import Message, in_module
 
-from anomalib_transfusion.pipelines import Benchmark
-from anomalib_transfusion.pipelines.benchmark import _complain
-from anomalib_transfusion.pipelines.job import BenchmarkJob
-from anomalib_transfusion.pipelines.rows import accelerators, build, check_config, check_rows, expand, parse
-from anomalib_transfusion.reporting import report
+from anomalib_transfusion import benchmark
+from anomalib_transfusion.benchmark import Benchmark
+from anomalib_transfusion.benchmark.config import (
+    Options,
+    accelerators,
+    check_config,
+    check_names,
+    resolve,
+    with_settings,
+)
+from anomalib_transfusion.benchmark.job import BenchmarkJob
+from anomalib_transfusion.benchmark.pipeline import _complain, _read
+from anomalib_transfusion.benchmark.report import report
+from anomalib_transfusion.benchmark.rows import build, check_rows, expand, parse
+from anomalib_transfusion.benchmark.training import Training
 
 MODEL = {"class_path": "TransFusion"}
 BENCHMARK_PART = {"seed": 1, "model": MODEL, "data": {"class_path": "DemoSurface"}}
+OTHER = {**MODEL, "name": "Other", "weights": "TransFusion"}
 CONFIG = {"accelerator": "cpu", "output_dir": "out", "benchmark": BENCHMARK_PART}
 
 
@@ -28,9 +39,10 @@ def check(**changed):
     check_config({**CONFIG, **changed})
 
 
-def rows(trainer=None, seed=1, **arguments):
+def rows(trainer=None, seed=1, minutes=None, weights=None, **arguments):
     """List the rows of a benchmark whose model has these arguments."""
-    model = {**MODEL, "init_args": arguments, **({"trainer": trainer} if trainer else {})}
+    given = {"trainer": trainer, "minutes": minutes, "weights": weights}
+    model = {**MODEL, "init_args": arguments, **{name: value for name, value in given.items() if value is not None}}
     return expand({**BENCHMARK_PART, "seed": seed, "model": model}, "cpu")
 
 
@@ -46,6 +58,11 @@ def run_a_config(tmp_path, monkeypatch):
     Benchmark().run(Namespace(config=tmp_path / "benchmark.yaml"))
 
 
+def set_a_config_of_anomalib(tmp_path):
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump({"accelerator": "cpu", "benchmark": BENCHMARK_PART}))
+    Benchmark()._get_args(Namespace(config=tmp_path / "benchmark.yaml", set=["size=tiny"]))
+
+
 def run_a_row_that_fails(tmp_path):
     BenchmarkJob(rows(timesteps=1)[0], str(tmp_path / "out"), str(tmp_path / "log")).run()
 
@@ -59,7 +76,18 @@ def report_on(folder, text=None):
 
 BENCHMARK = [
     *in_module(
-        "pipelines/rows.py",
+        "benchmark/__init__.py",
+        Message(
+            "module {} has no attribute {}",
+            lambda: benchmark.Benchmarks,
+            AttributeError,
+            "'Benchmarks'",
+            "it has Benchmark, draem_with_photographs",
+            "Check the spelling",
+        ),
+    ),
+    *in_module(
+        "benchmark/config.py",
         Message(
             "output_dir is {}",
             lambda: check(output_dir=7),
@@ -100,6 +128,89 @@ BENCHMARK = [
             "PyTorch finds no GPU",
             "Choose 'auto' or 'cpu', or check nvidia-smi",
         ),
+        Message(
+            "{} is {}; expected a mapping",
+            lambda: check(benchmark=None),
+            ValueError,
+            "'benchmark' is None",
+            "expected a mapping with data, model, seed",
+            "Write it as in configs/benchmark/demo.yaml",
+        ),
+        Message(
+            "{} has {}; expected {}",
+            lambda: check(outputdir="out"),
+            ValueError,
+            "the config has outputdir",
+            "expected accelerator, baseline, benchmark, checkpoints",
+            "Check the spelling",
+        ),
+        Message(
+            "{} has no {}",
+            lambda: check(benchmark={"model": MODEL, "seed": 1}),
+            ValueError,
+            "'benchmark' has no data",
+            "which it needs",
+            "add it (see configs/benchmark/demo.yaml)",
+        ),
+        Message(
+            "--set {}",
+            lambda: with_settings({"variables": {"seeds": [0], "size": "tiny"}}, ["sise=full"]),
+            ValueError,
+            "--set sise=full",
+            "expected NAME=VALUE with a variable of the config, which has seeds, size",
+            "Choose one, or change the config",
+        ),
+        Message(
+            "A variable is called {}",
+            lambda: resolve({**CONFIG, "variables": {"accelerator": "cpu"}}, "cpu"),
+            ValueError,
+            "A variable is called accelerator, which is taken",
+            "expected another name",
+            "Choose one",
+        ),
+        Message(
+            "{}: expected names of variables",
+            lambda: resolve({**CONFIG, "output_dir": "${outputt}", "variables": {"output": "runs"}}, "cpu"),
+            ValueError,
+            "Interpolation key 'outputt' not found",
+            "expected names of variables, which are accelerator, output, in ${...}",
+            "Check the spelling",
+        ),
+        Message(
+            "{} is {}; expected true or false",
+            lambda: check(kinds="yes"),
+            ValueError,
+            "kinds is 'yes'",
+            "expected true or false",
+            "Write one of them",
+        ),
+        Message(
+            "only is {}",
+            lambda: check(only="TransFusion"),
+            ValueError,
+            "only is 'TransFusion'",
+            "expected a list of names of models",
+            "Put it into brackets",
+        ),
+        Message(
+            "minutes is {}",
+            lambda: check(minutes=0),
+            ValueError,
+            "minutes is 0",
+            "expected a number above 0",
+            "Leave it out for as long as it takes",
+        ),
+        Message(
+            "{} is {}; expected the name of a model",
+            lambda: check_names(Options(baseline="Base"), ["TransFusion", "Draem"]),
+            ValueError,
+            "baseline is 'Base'",
+            "expected the name of a model, which are TransFusion, Draem",
+            "Choose one",
+        ),
+    ),
+    *in_module(
+        "benchmark/rows.py",
         Message(
             "seed is {}",
             lambda: rows(seed="one"),
@@ -151,32 +262,43 @@ BENCHMARK = [
             function="build",
         ),
         Message(
-            "{} is {}; expected a mapping",
-            lambda: check(benchmark=None),
+            "{}: minutes is {} of nothing",
+            lambda: rows(minutes="36%"),
             ValueError,
-            "'benchmark' is None",
-            "expected a mapping with data, model, seed",
-            "Write it as in configs/benchmark/demo.yaml",
+            "seed 1, cpu): minutes is '36%' of nothing",
+            "expected 'minutes' for everything as well",
+            "Add it",
         ),
         Message(
-            "{} has {}; expected {}",
-            lambda: check(outputdir="out"),
+            "{}: minutes is {}; expected",
+            lambda: rows(minutes="long"),
             ValueError,
-            "the config has outputdir",
-            "expected accelerator, benchmark, output_dir",
-            "Check the spelling",
+            "seed 1, cpu): minutes is 'long'",
+            "expected a number above 0, or a share as 36%",
+            "Write one of them",
         ),
         Message(
-            "{} has no {}",
-            lambda: check(benchmark={"model": MODEL, "seed": 1}),
+            "{}: weights is {}",
+            lambda: rows(weights="Base"),
             ValueError,
-            "'benchmark' has no data",
-            "which it needs",
-            "add it (see configs/benchmark/demo.yaml)",
+            "seed 1, cpu): weights is 'Base'",
+            "expected the name of a model that is trained, and that stands above it",
+            "Check the spelling and the order",
         ),
     ),
     *in_module(
-        "pipelines/benchmark.py",
+        "benchmark/training.py",
+        Message(
+            "There are no trained weights of {}",
+            lambda tmp_path: Training(rows()[0], tmp_path, kept=True).load_weights(torch.nn.Identity()),
+            FileNotFoundError,
+            "There are no trained weights of TransFusion on DemoSurface",
+            "model.ckpt is not there",
+            "Run the benchmark until that row is done",
+        ),
+    ),
+    *in_module(
+        "benchmark/pipeline.py",
         Message(
             "anomalib benchmark: {}",
             run_a_config,
@@ -185,6 +307,22 @@ BENCHMARK = [
             "expected 'auto', 'cpu' or 'cuda'",
             "Choose one",
             function="run",
+        ),
+        Message(
+            "--set and --only change a config",
+            set_a_config_of_anomalib,
+            ValueError,
+            "--set and --only",
+            "change a config with an output_dir; expected one",
+            "Leave them out for this config",
+        ),
+        Message(
+            "{} takes the weights of another row",
+            lambda: _read({**CONFIG, "benchmark": {**BENCHMARK_PART, "model": {"grid": [MODEL, OTHER]}}}),
+            ValueError,
+            "Other on DemoSurface (DemoSurface, seed 1, cpu) takes the weights of another row",
+            "which are not kept",
+            "Add 'checkpoints: true'",
         ),
         Message(
             "anomalib benchmark: {} of {} rows",
@@ -196,7 +334,7 @@ BENCHMARK = [
         ),
     ),
     *in_module(
-        "pipelines/job.py",
+        "benchmark/job.py",
         Message(
             "The row {} failed",
             run_a_row_that_fails,
@@ -207,7 +345,7 @@ BENCHMARK = [
         ),
     ),
     *in_module(
-        "reporting/results.py",
+        "benchmark/load.py",
         Message(
             "There is no row in {}",
             lambda tmp_path: report_on(tmp_path, "status,name\n"),

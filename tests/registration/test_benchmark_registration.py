@@ -8,7 +8,7 @@ from interpreter import python
 
 LOOK = """
 import anomalib.cli, anomalib.cli.cli, anomalib.cli.pipelines, anomalib.pipelines
-from anomalib_transfusion.pipelines import Benchmark
+from anomalib_transfusion.benchmark import Benchmark
 registry = anomalib.cli.pipelines.PIPELINE_REGISTRY
 assert registry is anomalib.cli.cli.PIPELINE_REGISTRY and registry == {"benchmark": Benchmark}, registry
 assert issubclass(Benchmark, anomalib.pipelines.Benchmark) and Benchmark is not anomalib.pipelines.Benchmark
@@ -18,7 +18,7 @@ print("registered")
 
 @pytest.mark.parametrize(
     "first",
-    ["import anomalib.cli", "import anomalib_transfusion.pipelines"],
+    ["import anomalib.cli", "import anomalib_transfusion.benchmark"],
 )
 def test_benchmark_is_registered(first, tmp_path):
     assert "registered" in python(f"{first}\n{LOOK}", cwd=tmp_path).stdout

@@ -23,6 +23,8 @@ PACKAGES = [
     "anomalib_transfusion.pipelines",
     "anomalib_transfusion.visualization",
 ]
+# Some of its modules need anomalib and register it as they import it, the others, of the reports, do without.
+BENCHMARK = [name for name in MODULES if name.startswith("anomalib_transfusion.benchmark")]
 
 
 # "import torch" first: test_import_torch.py. "from anomalib_transfusion import TransFusion" first: test_spawned_worker.
@@ -33,7 +35,7 @@ def test_import_order(first, tmp_path):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_first_and_what_is_below(package, tmp_path):
-    below = ", ".join(name for name in MODULES if name.startswith(f"{package}."))
+    below = ", ".join(name for name in MODULES if f"{name}.".startswith(f"{package}."))
     program = (
         f"import sys, {package}\n"
         "assert 'anomalib.models' not in sys.modules or hasattr(sys.modules['anomalib.models'], 'TransFusion')\n"
@@ -44,11 +46,23 @@ def test_a_package_first_and_what_is_below(package, tmp_path):
 
 def test_other_modules_leave_anomalib_alone(tmp_path):
     """What is in no such package imports no anomalib: afterwards all is as after `import anomalib_transfusion`."""
-    others = [name for name in MODULES if name not in PACKAGES and not name.startswith(tuple(PACKAGES))]
+    others = [name for name in MODULES if name not in BENCHMARK and not name.startswith(tuple(PACKAGES))]
     assert "anomalib_transfusion.plugin" in others
     assert "anomalib_transfusion.synthesis.generator" in others
     program = f"import sys, {', '.join(others)}\nassert 'anomalib' not in sys.modules\n"
     python(program, cwd=tmp_path)
+
+
+def test_reports_need_neither_anomalib_nor_torch(tmp_path):
+    reports = ["anomalib_transfusion.benchmark", "anomalib_transfusion.benchmark.report", "anomalib_transfusion.cli"]
+    assert set(reports[:2]) < set(BENCHMARK)
+    python(f"import sys, {', '.join(reports)}\nassert not {{'anomalib', 'torch'}} & sys.modules.keys()\n", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("first", ["pipeline", "measure", "rows"])
+def test_modules_of_benchmarks_first(first, tmp_path):
+    program = f"import anomalib_transfusion.benchmark.{first}, {', '.join(BENCHMARK)}\n"
+    assert "same everywhere" in python(program + SAME_EVERYWHERE, cwd=tmp_path).stdout
 
 
 @pytest.mark.slow

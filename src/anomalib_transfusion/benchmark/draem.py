@@ -22,7 +22,7 @@ def draem_with_photographs(
     """Build anomalib's DRÆM with the textures of TransFusion's ``texture_source: photographs``.
 
     DRÆM itself downloads the Describable Textures Dataset when it is built. In a config, this function stands where the
-    class would: ``class_path: anomalib_transfusion.pipelines.draem_with_photographs``.
+    class would: ``class_path: anomalib_transfusion.benchmark.draem_with_photographs``.
 
     Args:
         enable_sspcab: As in :class:`anomalib.models.Draem`.

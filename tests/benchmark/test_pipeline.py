@@ -166,8 +166,8 @@ def test_rows_in_several_processes(killed_and_rerun, tmp_path, monkeypatch, surf
     """Anomalib's ParallelRunner, as with several GPUs; the numbers are those of one process."""
     from anomalib.pipelines.components.runners import ParallelRunner
 
-    from anomalib_transfusion.pipelines.benchmark import BenchmarkJobGenerator
-    from anomalib_transfusion.pipelines.rows import expand
+    from anomalib_transfusion.benchmark.pipeline import BenchmarkJobGenerator
+    from anomalib_transfusion.benchmark.rows import expand
 
     monkeypatch.chdir(tmp_path)
     rows = expand(config(surface_root, [ODD, transfusion(), PATCHCORE])["benchmark"], "cpu")

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from anomalib_transfusion.reporting import report
-from anomalib_transfusion.reporting.results import load
+from anomalib_transfusion.benchmark.load import load
+from anomalib_transfusion.benchmark.report import report
 
 COMMAND = Path(sys.executable).with_name("anomalib-transfusion")
 

@@ -6,11 +6,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
@@ -18,13 +18,14 @@ from anomalib.utils.config import flatten_dict
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
+from .config import accelerators, check_config, check_keys
+from .metrics import NOTE
+
 __all__ = ["Row", "accelerators", "build", "check_config", "check_rows", "expand", "parse"]
 
 #: Arguments of the trainer that the benchmark sets itself.
 RESERVED = ("accelerator", "barebones", "default_root_dir", "devices", "enable_checkpointing", "logger", "num_nodes")
-CONFIG_KEYS = {"accelerator", "benchmark", "output_dir"}
-BENCHMARK_KEYS = {"data", "model", "seed"}
-ENTRY_KEYS = {"class_path", "init_args", "name", "trainer"}
+ENTRY_KEYS = {"class_path", "init_args", "minutes", "name", "notes", "trainer", "weights"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Row:
         data: ``class_path`` and ``init_args`` of the data module.
         trainer: Arguments of the trainer.
         name: What the model is called in tables.
+        minutes: Time for the training, after which it ends; without, the trainer's arguments alone say when.
+        weights: Row whose trained weights this one takes in place of a training.
+        notes: What the tables say beside it, by what that is.
     """
 
     accelerator: str
@@ -46,6 +50,9 @@ class Row:
     data: dict[str, Any]
     trainer: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    minutes: float | None = None
+    weights: "Row | None" = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
@@ -65,18 +72,27 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Name of the row's file without suffix; two rows share it only if all but the name is the same."""
+        """Name of the row's file without suffix; two rows share it only if all but name and notes are the same."""
         config = [self.accelerator, self.seed, self.model, self.data, self.trainer]
+        # What was not there in the first release stays out of the names of rows without it, which are on disks.
+        config += [{"minutes": self.minutes}] if self.minutes is not None else []
+        config += [{"weights": self.weights.key}] if self.weights is not None else []
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
         model = str(self.model["class_path"]).rsplit(".", 1)[-1]
         readable = f"{model}-{self.dataset}-{self.category}-seed{self.seed}-{self.accelerator}"
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', readable)}-{digest}"
 
+    def named(self) -> dict[str, str]:
+        """Give the columns that may change without another training."""
+        return {"name": self.name, **self.notes}
+
     def columns(self) -> dict[str, Any]:
         """Give the columns that follow from the config, named as anomalib names them."""
         model = self.model | ({"trainer": self.trainer} if self.trainer else {})
+        model |= {"minutes": self.minutes} if self.minutes is not None else {}
+        model |= {"weights": self.weights.name} if self.weights is not None else {}
         return {
-            "name": self.name,
+            **self.named(),
             "dataset": self.dataset,
             "category": self.category,
             "accelerator": self.accelerator,
@@ -85,74 +101,72 @@ class Row:
         }
 
 
-def check_config(config: dict[str, Any]) -> None:
-    """Check what surrounds the rows of a benchmark's config.
-
-    Raises:
-        ValueError: If a part is unknown, absent or impossible; the message names it.
-    """
-    _check_keys("the config", config, CONFIG_KEYS, required={"accelerator", "benchmark", "output_dir"})
-    if not isinstance(config["output_dir"], str) or not config["output_dir"]:
-        msg = f"output_dir is {config['output_dir']!r}; expected the folder for the results, as runs/benchmark/demo."
-        raise ValueError(msg)
-    _check_keys("'benchmark'", config["benchmark"], BENCHMARK_KEYS, required=BENCHMARK_KEYS)
-    for key, value in flatten_dict(config["benchmark"]).items():
-        if key.split(".")[-1] == "grid":
-            if not isinstance(value, list) or not value:
-                msg = f"benchmark.{key} is {value!r}; expected a list of at least one value, as [brick, gravel]."
-                raise ValueError(msg)
-        elif "grid" in key:
-            # anomalib takes any key with these four letters in it for a grid.
-            msg = f"benchmark.{key} has 'grid' in its name; put the whole entry into a list under model.grid."
-            raise ValueError(msg)
-
-
-def accelerators(config: dict[str, Any]) -> list[str]:
-    """Resolve the accelerators of a config: ``auto`` is ``cuda`` where there is a GPU, otherwise ``cpu``.
-
-    Raises:
-        ValueError: If an accelerator is unknown, or ``cuda`` is asked for where there is no GPU.
-    """
-    asked = config["accelerator"] if isinstance(config["accelerator"], list) else [config["accelerator"]]
-    resolved = ["cuda" if torch.cuda.is_available() else "cpu"] if "auto" in asked else []
-    for accelerator in asked:
-        if accelerator not in {"auto", "cpu", "cuda"}:
-            msg = (
-                f"accelerator is {accelerator!r}; expected 'auto', 'cpu' or 'cuda'. Choose one, or some as [cpu, cuda]."
-            )
-            raise ValueError(msg)
-        if accelerator == "cuda" and not torch.cuda.is_available():
-            msg = "accelerator is 'cuda', but PyTorch finds no GPU. Choose 'auto' or 'cpu', or check nvidia-smi."
-            raise ValueError(msg)
-        if accelerator != "auto":
-            resolved.append(accelerator)
-    return list(dict.fromkeys(resolved))
-
-
-def expand(benchmark: dict[str, Any], accelerator: str) -> list[Row]:
+def expand(benchmark: dict[str, Any], accelerator: str, minutes: float | None = None) -> list[Row]:
     """List the rows of a grid for one accelerator.
 
+    Args:
+        benchmark: What stands under ``benchmark`` in the config.
+        accelerator: ``cpu`` or ``cuda``.
+        minutes: Time for everything, of which trainings may have shares.
+
     Raises:
-        ValueError: If an entry lacks something or has something unknown, or two rows are the same.
+        ValueError: If an entry lacks something or has something unknown or impossible, or two rows are the same.
     """
+    combinations = [deepcopy(combination) for combination in get_iterator_from_grid_dict(benchmark)]
+    # Each seed on each data set gets its part of the time.
+    runs = len({json.dumps([part.get("seed"), part.get("data")], sort_keys=True, default=str) for part in combinations})
     rows: dict[str, Row] = {}
-    for combination in get_iterator_from_grid_dict(benchmark):
-        parts: dict[str, Any] = deepcopy(combination)
+    for parts in combinations:
         model, data = parts.get("model", {}), parts.get("data", {})
         seed = parts.get("seed")
-        _check_keys("an entry of 'model'", model, ENTRY_KEYS, required={"class_path"})
-        _check_keys("an entry of 'data'", data, {"class_path", "init_args"}, required={"class_path"})
+        check_keys("an entry of 'model'", model, ENTRY_KEYS, required={"class_path"})
+        check_keys("an entry of 'data'", data, {"class_path", "init_args"}, required={"class_path"})
         if not isinstance(seed, int):
             msg = f"seed is {seed!r}; expected a whole number, or several as seed: {{grid: [1, 2, 3]}}."
             raise ValueError(msg)  # noqa: TRY004
-        trainer = model.pop("trainer", None) or {}
-        name = model.pop("name", None) or model["class_path"].rsplit(".", 1)[-1]
-        row = Row(accelerator, seed, model, data, trainer, str(name))
+        name = str(model.pop("name", None) or model["class_path"].rsplit(".", 1)[-1])
+        trainer, given = model.pop("trainer", None) or {}, model.pop("minutes", None)
+        weights, notes = model.pop("weights", None), model.pop("notes", None) or {}
+        check_keys("'notes'", notes, set(notes), required=set())
+        row = Row(accelerator, seed, model, data, trainer, name)
+        row = replace(
+            row,
+            minutes=_minutes(given, minutes, runs, row),
+            weights=None if weights is None else _base(weights, row, rows.values()),
+            notes={f"{NOTE}{what}": str(text) for what, text in notes.items()},
+        )
         if row.key in rows:
             msg = f"Two rows of the grid are the same: {rows[row.key].label} and {row.label}. Remove one of them."
             raise ValueError(msg)
         rows[row.key] = row
     return list(rows.values())
+
+
+def _minutes(given: Any, whole: float | None, runs: int, row: Row) -> float | None:  # noqa: ANN401
+    """Return the time of a training: a number, or a share of the whole that each seed on each data set has."""
+    if given is None:
+        return None
+    share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", given) if isinstance(given, str) else None
+    if share and whole is None:
+        msg = f"{row.label}: minutes is {given!r} of nothing; expected 'minutes' for everything as well. Add it."
+        raise ValueError(msg)
+    found = float(share[1]) / 100 * whole / runs if share and whole else given
+    if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
+        msg = f"{row.label}: minutes is {given!r}; expected a number above 0, or a share as 36%. Write one of them."
+        raise ValueError(msg)
+    return float(found)
+
+
+def _base(name: Any, row: Row, rows: Iterable[Row]) -> Row:  # noqa: ANN401
+    """Return the row of a name with the same seed and data, whose weights another row takes."""
+    for other in rows:
+        if (other.name, other.seed, other.data) == (name, row.seed, row.data) and other.weights is None:
+            return other
+    msg = (
+        f"{row.label}: weights is {name!r}; expected the name of a model that is trained, and that stands above it. "
+        "Check the spelling and the order."
+    )
+    raise ValueError(msg)
 
 
 def check_rows(rows: list[Row]) -> None:
@@ -224,21 +238,3 @@ def _readable(message: str) -> str:
         if not re.search(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>$", line)
     ]
     return " ".join(kept)
-
-
-def _check_keys(what: str, value: Any, known: set[str], required: set[str]) -> None:  # noqa: ANN401
-    """Raise ValueError if a part of the config is no mapping, has an unknown key or lacks a required one."""
-    if not isinstance(value, dict):
-        msg = (
-            f"{what} is {value!r}; expected a mapping with {', '.join(sorted(known))}. Write it as in "
-            "configs/benchmark/demo.yaml."
-        )
-        raise ValueError(msg)  # noqa: TRY004
-    unknown = sorted(map(str, value.keys() - known))
-    if unknown:
-        msg = f"{what} has {', '.join(unknown)}; expected {', '.join(sorted(known))}. Check the spelling."
-        raise ValueError(msg)
-    absent = sorted(required - value.keys())
-    if absent:
-        msg = f"{what} has no {', '.join(absent)}, which it needs; add it (see configs/benchmark/demo.yaml)."
-        raise ValueError(msg)

@@ -8,6 +8,7 @@ A config with ``output_dir`` is run here. Any other one is anomalib's own and ru
 
 from collections.abc import Generator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import anomalib.pipelines
@@ -17,15 +18,26 @@ from anomalib.pipelines.components.base import Runner
 from anomalib.pipelines.components.base.pipeline import log_file
 from anomalib.pipelines.components.runners import ParallelRunner, SerialRunner
 from anomalib.pipelines.types import PREV_STAGE_RESULT
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from .config import (
+    CONFIG_KEYS,
+    NEEDED_KEYS,
+    Options,
+    accelerators,
+    check_config,
+    check_keys,
+    check_names,
+    resolve,
+    with_settings,
+)
 from .job import BenchmarkJob, first_line
 from .results import finished, read_row, write_table
-from .rows import Row, accelerators, check_config, check_rows, expand
+from .rows import Row, check_rows, expand
 
 __all__ = ["Benchmark", "BenchmarkJobGenerator"]
 
@@ -37,12 +49,15 @@ class BenchmarkJobGenerator(JobGenerator):
         rows: All rows of the benchmark.
         accelerator: The one whose jobs are generated, ``cpu`` or ``cuda``.
         output_dir: Folder of the benchmark.
+        options: What all rows share.
     """
 
-    def __init__(self, rows: list[Row], accelerator: str, output_dir: str) -> None:
+    def __init__(self, rows: list[Row], accelerator: str, output_dir: str, options: Options | None = None) -> None:
         self.rows = rows
         self.accelerator = accelerator
         self.output_dir = output_dir
+        self.options = options or Options()
+        self._start = monotonic()
 
     @property
     def job_class(self) -> type[BenchmarkJob]:
@@ -68,11 +83,20 @@ class BenchmarkJobGenerator(JobGenerator):
             if row.accelerator != self.accelerator:
                 continue
             # The runners ask for a job when there is room for one: so the table is up to date whatever happens next.
-            write_table(self.output_dir, self.rows)
-            done = finished(self.output_dir, row)
-            tqdm.write(f"[{number}/{len(self.rows)}] {row.label}{': finished before' if done else ''}")
-            if not done:
-                yield BenchmarkJob(row, self.output_dir, str(Path(log_file).absolute()))
+            write_table(self.output_dir, self.rows, self.options.baseline)
+            skipped = self._skipped(row)
+            tqdm.write(f"[{number}/{len(self.rows)}] {row.label}{skipped}")
+            if not skipped:
+                yield BenchmarkJob(row, self.output_dir, str(Path(log_file).absolute()), self.options)
+
+    def _skipped(self, row: Row) -> str:
+        """Say why a row is not run; nothing where it is."""
+        if finished(self.output_dir, row):
+            return ": finished before"
+        if self.options.only and row.name not in self.options.only:
+            return ": not asked for"
+        minutes = self.options.minutes
+        return ": no time was left" if minutes is not None and monotonic() - self._start > 60 * minutes else ""
 
 
 class Benchmark(anomalib.pipelines.Benchmark):
@@ -86,18 +110,19 @@ class Benchmark(anomalib.pipelines.Benchmark):
         """Run the pipeline.
 
         Args:
-            args: The arguments of the command line, of which ``config`` is the path of the config.
+            args: The arguments of the command line: ``config`` is the path of the config, ``set`` are other values of
+                its variables, ``only`` names of models.
 
         Raises:
             SystemExit: If the config cannot be run, or a row failed or is missing at the end; says which.
         """
-        config = self._get_args(args)
-        if not _is_ours(config):
-            super().run(args)
-            return
+        args = args or self.get_parser().parse_args()
         try:
-            check_config(config)
-            rows = _rows(config)
+            config = self._get_args(args)
+            if not _is_ours(config):
+                super().run(args)
+                return
+            config, options, rows = _read(config)
             check_rows(rows)
         except ValueError as error:
             msg = f"anomalib benchmark: {error}"
@@ -106,19 +131,52 @@ class Benchmark(anomalib.pipelines.Benchmark):
         try:
             super().run(args)
         finally:
-            results = write_table(output_dir, rows)
+            results = write_table(output_dir, rows, options.baseline)
         _print(results)
         print(f"Wrote {Path(output_dir) / 'results.csv'}. Tables and plots: anomalib-transfusion report {output_dir}")
-        _complain(output_dir, rows)
+        _complain(output_dir, [row for row in rows if not options.only or row.name in options.only])
+
+    def _get_args(self, args: Namespace | None) -> dict[str, Any]:
+        """Read the config, with what the command line changes of it."""
+        config: dict[str, Any] = super()._get_args(args)
+        settings, only = (getattr(args, name, None) or [] for name in ("set", "only"))
+        if not settings and not only:
+            return config
+        if not _is_ours(config):
+            msg = "--set and --only change a config with an output_dir; expected one. Leave them out for this config."
+            raise ValueError(msg)
+        return {**with_settings(config, settings), **({"only": list(only)} if only else {})}
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
+        """Make the parser of the command, with anomalib's ``--config``."""
+        made = anomalib.pipelines.Benchmark.get_parser(parser)
+        if parser is None:
+            made.add_argument(
+                "--set",
+                nargs="+",
+                action="extend",
+                metavar="NAME=VALUE",
+                help="Other values of the config's variables, as minutes=80 category=screw.",
+            )
+            made.add_argument(
+                "--only",
+                nargs="+",
+                action="extend",
+                metavar="NAME",
+                help="Names of the models to run; all by default.",
+            )
+        return made
 
     @staticmethod
     def _setup_runners(args: dict[str, Any]) -> list[Runner]:
         """Choose anomalib's runners: one process, or one for each GPU where there are several."""
         if not _is_ours(args):
             return anomalib.pipelines.Benchmark._setup_runners(args)  # noqa: SLF001
+        config, options, rows = _read(args)
         runners: list[Runner] = []
         for accelerator in accelerators(args):
-            generator = BenchmarkJobGenerator(_rows(args), accelerator, args["output_dir"])
+            generator = BenchmarkJobGenerator(rows, accelerator, config["output_dir"], options)
             gpus = torch.cuda.device_count() if accelerator == "cuda" else 0
             runners.append(ParallelRunner(generator, n_jobs=gpus) if gpus > 1 else SerialRunner(generator))
         return runners
@@ -129,9 +187,21 @@ def _is_ours(config: Any) -> bool:  # noqa: ANN401
     return isinstance(config, dict) and "output_dir" in config
 
 
-def _rows(config: dict[str, Any]) -> list[Row]:
-    """List the rows of a config for all of its accelerators."""
-    return [row for name in accelerators(config) for row in expand(config["benchmark"], name)]
+def _read(config: dict[str, Any]) -> tuple[dict[str, Any], Options, list[Row]]:
+    """Check a config, and return it with its variables in place, its options, and its rows for all accelerators."""
+    check_keys("the config", config, CONFIG_KEYS, required=NEEDED_KEYS)
+    resolved = [resolve(config, name) for name in accelerators(config)]
+    rows: list[Row] = []
+    for one in resolved:
+        check_config(one)
+        rows += expand(one["benchmark"], one["accelerator"], one.get("minutes"))
+    options = Options.of(resolved[0])
+    check_names(options, list(dict.fromkeys(row.name for row in rows)))
+    absent = next((row for row in rows if row.weights is not None), None)
+    if absent is not None and not options.checkpoints:
+        msg = f"{absent.label} takes the weights of another row, which are not kept. Add 'checkpoints: true'."
+        raise ValueError(msg)
+    return resolved[0], options, rows
 
 
 def _print(results: list[dict[str, Any]]) -> None:
@@ -161,7 +231,7 @@ def _complain(output_dir: str, rows: list[Row]) -> None:
     for row in rows:
         result = read_row(output_dir, row)
         if result is None:
-            complaints.append(f"{row.label} did not run (see {log_file})")
+            complaints.append(f"{row.label} did not run (no time was left, or see {log_file})")
         elif result["status"] != "done":
             complaints.append(f"{row.label} failed ({first_line(str(result['error']))})")
     if complaints:

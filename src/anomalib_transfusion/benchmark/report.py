@@ -4,14 +4,27 @@
 """Write the report of one or several benchmarks: Markdown, CSV and PNG."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from .comparison import commands, differences, kinds
+from .load import load
+from .metrics import METRICS
 from .plots import plot_categories, plot_throughput
-from .results import METRICS, load
-from .tables import ABSENT, CategoryTable, bold_best, category_table, costs, markdown, percent
+from .tables import (
+    ABSENT,
+    CategoryTable,
+    bold_best,
+    category_table,
+    costs,
+    markdown,
+    markdown_of,
+    percent,
+    sentence,
+)
 
 __all__ = ["report"]
 
@@ -41,7 +54,7 @@ def report(runs: Sequence[Path], output: Path | None = None) -> Path:
     }
     parts = ["# Benchmark", _origin(frame, runs), "## All data sets", _overview(tables, frame, output)]
     for dataset, rows in frame.groupby("dataset", sort=False):
-        parts += [f"## {dataset}", *_dataset(str(dataset), rows, tables, output)]
+        parts += [f"## {dataset}", *_dataset(str(dataset), rows, tables, output), *_pictures(rows, output)]
     failed = frame[frame["status"] == "failed"]
     if len(failed):
         lines = [
@@ -49,6 +62,8 @@ def report(runs: Sequence[Path], output: Path | None = None) -> Path:
             for row in failed.itertuples()
         ]
         parts += ["## Failed", "\n".join(lines)]
+    if lines := commands(frame):
+        parts += ["## Commands", "\n".join(lines)]
     path = output / "report.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
@@ -76,14 +91,16 @@ def _overview(tables: dict[tuple[str, str], CategoryTable], frame: pd.DataFrame,
         for dataset in datasets:
             table = tables[dataset, metric]
             if table.has_values:
-                of_metric[f"{dataset} {METRICS[metric]}"] = {model: table.mean(model).mean for model in table.models}
+                of_metric[f"{dataset} {sentence(METRICS[metric])}"] = {
+                    model: table.mean(model).mean for model in table.models
+                }
         columns |= of_metric
         if len(of_metric) > 1:
             models = set.intersection(
                 *({m for m, value in column.items() if value is not None} for column in of_metric.values()),
             )
             average = {m: sum(column[m] or 0 for column in of_metric.values()) / len(of_metric) for m in models}
-            columns[f"Average {METRICS[metric]}"] = {**average}
+            columns[f"Average {sentence(METRICS[metric])}"] = {**average}
     summary = pd.DataFrame(columns, index=list(frame["model"].unique())).rename_axis("model")
     summary.to_csv(output / "summary.csv")
     shown = []
@@ -114,7 +131,8 @@ def _dataset(
             [category, *bold_best([cell.text for cell in cells], [cell.mean for cell in cells])]
             for category, cells in table.rows()
         ]
-        parts += [f"### {name}", markdown(["", *table.models], body), _about_mean(table)]
+        parts += [f"### {sentence(name)}", markdown(["", *table.models], body), _about_mean(table)]
+    parts += _beyond(rows)
     table = tables[dataset, "image_AUROC"]
     if table.has_values:
         picture = f"{_file_name(dataset)}_image_AUROC.png"
@@ -137,6 +155,39 @@ def _dataset(
             picture = f"{_file_name(dataset)}_throughput.png"
             plot_throughput(points, "image AUROC", f"Accuracy against throughput on {dataset}", output / picture)
             parts.append(f"![Mean image AUROC against images per second on {dataset}]({picture})")
+    return parts
+
+
+def _beyond(rows: pd.DataFrame) -> list[str]:
+    """Write the tables of the kinds of defects and of the differences from a baseline, where the rows have them."""
+    parts = []
+    for category, some in rows.groupby("category", sort=False):
+        for metric, name in METRICS.items():
+            table = kinds(some, metric)
+            if len(table) and metric in {"image_AUROC", "pixel_AUPRO"}:
+                parts += [f"### {sentence(name)} by kind of defect, {category}", markdown_of(table)]
+    baselines = rows["baseline"].dropna().unique() if "baseline" in rows else []
+    for baseline in baselines:
+        table = differences(rows[rows["baseline"] == baseline], baseline)
+        parts += [
+            f"### Differences from {baseline}",
+            markdown_of(table),
+            "Means over the trainings in %, ± half of their range. Differences in points between trainings of the same "
+            "category and seed, in brackets their range.",
+        ]
+    return parts
+
+
+def _pictures(rows: pd.DataFrame, output: Path) -> list[str]:
+    """Copy the pictures of the rows beside the report, and show them."""
+    parts = []
+    drawn = rows.dropna(subset=["picture"]) if "picture" in rows else rows[:0]
+    for row in drawn.itertuples():
+        source = Path(row.run) / row.picture
+        if source.is_file():
+            shutil.copyfile(source, output / source.name)
+            title = f"{row.model} on {row.category}, seed {row.seed}: best, median and worst cases"
+            parts += [f"### {title}", f"![{title}]({source.name})"]
     return parts
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["METRICS", "load"]
+from .metrics import METRICS
 
-#: What is reported, and what it is called.
-METRICS = {"image_AUROC": "Image AUROC", "pixel_AUROC": "Pixel AUROC", "pixel_AUPRO": "AUPRO"}
+__all__ = ["METRICS", "load"]
 
 _NEEDED = ("model.class_path", "data.class_path")
 _CATEGORY = "data.init_args.category"
@@ -24,8 +23,9 @@ def load(runs: Sequence[Path]) -> pd.DataFrame:
         runs: Folders with a ``results.csv``, or such files.
 
     Returns:
-        A table with the columns ``model``, ``dataset``, ``category``, ``seed``, ``status`` (``done`` or ``failed``) and
-        ``error`` beside those of the files. Models that share a name but not their parameters are told apart by them.
+        A table with the columns ``model``, ``dataset``, ``category``, ``seed``, ``status`` (``done`` or ``failed``),
+        ``error`` and ``run`` (the folder of the file) beside those of the files. Models that share a name but not
+        their parameters are told apart by them.
 
     Raises:
         FileNotFoundError: If a path does not exist, or a folder has no results.
@@ -74,6 +74,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise ValueError(msg)
     if frame.empty:
         return frame
+    frame["run"] = str(file.parent)
     short = {name: frame[name].astype(str).str.rsplit(".", n=1).str[-1] for name in _NEEDED}
     frame["model"] = frame["name"].fillna(short[_NEEDED[0]]) if "name" in frame else short[_NEEDED[0]]
     frame["dataset"] = short[_NEEDED[1]]

@@ -4,19 +4,23 @@
 """What a model finds: maps and scores of all test images, and the metrics of each kind of defect."""
 
 from pathlib import Path
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import AUPRO, AUROC, F1Max
 from anomalib.models import AnomalibModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Normalize
 
+from .metrics import ALL, KIND
+
+__all__ = ["ALL", "GOOD", "Detections", "Found", "columns_of", "denormalize", "measure"]
+
 GOOD = "good"
-ALL = "all"
 
 
 class Found(NamedTuple):
@@ -25,11 +29,10 @@ class Found(NamedTuple):
     Attributes:
         images: In [0, 1], whatever the model normalises them to, ``(N, 3, H, W)``.
         masks: True masks, ``(N, H, W)``.
-        kinds: Folder of each image: ``good`` or the name of its defect.
+        kinds: ``good``, or the name of the folder of the defect, ``(N,)``.
         maps: Anomaly maps in the model's own units, ``(N, H, W)``.
         scores: Scores in these, ``(N,)``.
         reconstructions: In [0, 1], ``(N, 3, H, W)``, where the model makes them.
-        images_per_second: From pre-processed images to maps, without the first batch where there are more.
     """
 
     images: torch.Tensor
@@ -38,55 +41,66 @@ class Found(NamedTuple):
     maps: torch.Tensor
     scores: torch.Tensor
     reconstructions: torch.Tensor | None
-    images_per_second: float
 
 
-def read_batches(model: AnomalibModule, data: AnomalibDataModule) -> list[ImageBatch]:
-    """Read all test images once, as the model's pre-processor gives them."""
-    data.prepare_data()
-    data.setup()
-    batches = []
-    for batch in data.test_dataloader():
-        model.pre_processor.on_test_batch_start(None, model, batch, 0)  # type: ignore[union-attr,arg-type]
-        batches.append(batch)
-    return batches
+class Detections(Callback):
+    """Gathers what a model finds in a test; scores and maps are its own, before the post-processor clips them."""
 
+    def __init__(self) -> None:
+        self._batches: list[Found] = []
 
-@torch.no_grad()
-def predict(model: AnomalibModule, data: AnomalibDataModule, device: torch.device) -> Found:
-    """Run a model on all test images; scores and maps are its own, before the post-processor clips them."""
-    model = model.to(device).eval()
-    batches = read_batches(model, data)
-    maps, scores, reconstructions, seconds = [], [], [], []
-    for batch in batches:
-        images = batch.image.to(device)
-        synchronize(device)
-        start = perf_counter()
-        if hasattr(model.model, "predict"):
-            result, process = model.model.predict(images)
-            reconstructions.append(((process.reconstruction + 1) / 2).clamp(0, 1).float().cpu())
-        else:
-            result = model.model(images)
-        synchronize(device)
-        seconds.append(perf_counter() - start)
-        maps.append(result.anomaly_map.float().cpu().reshape(-1, *images.shape[-2:]))
-        scores.append(result.pred_score.float().cpu().flatten())
-    timed = slice(1 if len(batches) > 1 else 0, None)
-    paths = [Path(path) for batch in batches for path in batch.image_path]
-    # Of a good image there is no mask.
-    masks = [
-        torch.zeros(len(batch.image), *maps[0].shape[-2:]) if batch.gt_mask is None else batch.gt_mask
-        for batch in batches
-    ]
-    return Found(
-        images=denormalize(model, torch.cat([batch.image for batch in batches])),
-        masks=torch.cat(masks).reshape(len(paths), *maps[0].shape[-2:]).bool(),
-        kinds=np.array([path.parent.name for path in paths]),
-        maps=torch.cat(maps),
-        scores=torch.cat(scores),
-        reconstructions=torch.cat(reconstructions) if reconstructions else None,
-        images_per_second=sum(len(batch.image) for batch in batches[timed]) / sum(seconds[timed]),
-    )
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier test."""
+        del trainer, pl_module
+        self._batches = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch. The trainer's callbacks come before the model's, so the post-processor has not seen it."""
+        del trainer, batch, batch_idx, dataloader_idx
+        found: Any = outputs
+        model: Any = pl_module
+        size = found.image.shape[-2:]
+        # Of a good image there is no mask.
+        absent = found.gt_mask is None
+        masks = torch.zeros(len(found.image), *size) if absent else found.gt_mask.cpu().reshape(-1, *size)
+        kinds = [
+            Path(path).parent.name if defective else GOOD
+            for path, defective in zip(found.image_path, found.gt_label.tolist(), strict=True)
+        ]
+        reconstructions = getattr(model, "reconstruction", None)
+        self._batches.append(
+            Found(
+                images=denormalize(model, found.image.cpu()),
+                masks=masks.bool(),
+                kinds=np.array(kinds),
+                maps=found.anomaly_map.float().cpu().reshape(-1, *size),
+                scores=found.pred_score.float().cpu().flatten(),
+                reconstructions=None if reconstructions is None else reconstructions.float().cpu(),
+            ),
+        )
+
+    @property
+    def found(self) -> Found:
+        """What was found in all images."""
+        parts = zip(*self._batches, strict=True)
+        images, masks, kinds, maps, scores, reconstructions = (list(part) for part in parts)
+        whole = None if any(part is None for part in reconstructions) else torch.cat(reconstructions)
+        return Found(
+            torch.cat(images),
+            torch.cat(masks),
+            np.concatenate(kinds),
+            torch.cat(maps),
+            torch.cat(scores),
+            whole,
+        )
 
 
 def denormalize(model: AnomalibModule, images: torch.Tensor) -> torch.Tensor:
@@ -105,7 +119,7 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
         For each kind, and for ``all``: image AUROC, pixel AUROC, AUPRO, and the best F1 of images.
     """
     kinds = sorted(set(found.kinds) - {GOOD})
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     # Outside of [0, 1], the metrics take values for logits, and a sigmoid makes large distances all the same.
     scores, maps = _to_unit(found.scores), _to_unit(found.maps)
     for kind in [ALL, *kinds]:
@@ -130,13 +144,17 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
     return results
 
 
+def columns_of(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Name what :func:`measure` returns as columns: ``METRIC`` of all defects, ``kind.NAME.METRIC`` of each kind."""
+    return {
+        metric if kind == ALL else f"{KIND}{kind}.{metric}": value
+        for kind, values in results.items()
+        for metric, value in values.items()
+        if (kind, metric) != (ALL, "images")
+    }
+
+
 def _to_unit(values: torch.Tensor) -> torch.Tensor:
     """Bring values to [0, 1]; their order, which is all that the metrics look at, stays."""
     low, high = values.min().double(), values.max().double()
     return ((values.double() - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)).float()
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -12,9 +12,10 @@ import pandas as pd
 
 from anomalib_transfusion.files import written_whole
 
+from .metrics import NOTE
 from .rows import Row
 
-__all__ = ["finished", "read_row", "row_path", "write_row", "write_table"]
+__all__ = ["finished", "picture_path", "read_row", "row_path", "write_row", "write_table"]
 
 _FIRST = ("status", "error", "name", "dataset", "category", "accelerator", "seed")
 
@@ -24,13 +25,20 @@ def row_path(output_dir: str | Path, row: Row) -> Path:
     return Path(output_dir) / "rows" / f"{row.key}.json"
 
 
+def picture_path(output_dir: str | Path, row: Row) -> Path:
+    """Return the file of a row's picture."""
+    return Path(output_dir) / "pictures" / f"{row.key}.jpg"
+
+
 def read_row(output_dir: str | Path, row: Row) -> dict[str, Any] | None:
-    """Read a row under its present name; nothing where there is no complete file."""
+    """Read a row under its present name and with its present notes; nothing where there is no complete file."""
     try:
         result = json.loads(row_path(output_dir, row).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return {**result, "name": row.name} if isinstance(result, dict) and "status" in result else None
+    if not isinstance(result, dict) or "status" not in result:
+        return None
+    return {name: value for name, value in result.items() if not name.startswith(NOTE)} | row.named()
 
 
 def finished(output_dir: str | Path, row: Row) -> bool:
@@ -45,9 +53,17 @@ def write_row(output_dir: str | Path, row: Row, result: dict[str, Any]) -> None:
         partial.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def write_table(output_dir: str | Path, rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Write ``results.csv`` from the files of these rows, and return what they hold; absent rows are left out."""
+def write_table(output_dir: str | Path, rows: Iterable[Row], baseline: str | None = None) -> list[dict[str, Any]]:
+    """Write ``results.csv`` from the files of these rows, and return what they hold; absent rows are left out.
+
+    Args:
+        output_dir: Folder of the benchmark.
+        rows: Its rows.
+        baseline: Name of the model that the report takes differences from, for a column of this name.
+    """
     results = [result for row in rows if (result := read_row(output_dir, row)) is not None]
+    if baseline is not None:
+        results = [{**result, "baseline": baseline} for result in results]
     # Rows of different models have different columns; the first ones are the same in every table.
     columns = dict.fromkeys((*_FIRST, *(key for result in results for key in result)))
     frame = pd.DataFrame(results, columns=list(columns))

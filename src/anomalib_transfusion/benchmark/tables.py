@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-__all__ = ["CategoryTable", "Cell", "bold_best", "category_table", "costs", "markdown", "percent"]
+__all__ = [
+    "CategoryTable",
+    "Cell",
+    "bold_best",
+    "category_table",
+    "costs",
+    "markdown",
+    "markdown_of",
+    "percent",
+    "sentence",
+]
 
 ABSENT = "-"
 FAILED = "failed"
@@ -115,6 +125,8 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
         "peak_memory_mib": "peak memory (MiB)",
         "parameters": "parameters (millions)",
         "fit_duration": "training (minutes)",
+        "epochs": "epochs",
+        "steps": "steps",
     }
     done = rows[rows["status"] == "done"]
     present = [name for name in columns if name in done and done[name].notna().any()]
@@ -148,3 +160,25 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (lines[0], rule, *lines[1:]))
+
+
+def markdown_of(frame: pd.DataFrame, form: str = ".4g") -> str:
+    """Write a table in Markdown, with its index as the first column.
+
+    Args:
+        frame: The table.
+        form: How numbers with a decimal point are written; an absent value leaves its place empty.
+    """
+
+    def text(value: object) -> str:
+        if value is None or (isinstance(value, float) and pd.isna(value)):
+            return ""
+        return format(value, form) if isinstance(value, float) else str(value)
+
+    header = [str(frame.index.name or ""), *map(str, frame.columns)]
+    return markdown(header, [[str(name), *map(text, values)] for name, *values in frame.itertuples(name=None)])
+
+
+def sentence(name: str) -> str:
+    """Write a name as at the beginning of a sentence."""
+    return name[:1].upper() + name[1:]

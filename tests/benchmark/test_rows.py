@@ -13,8 +13,9 @@ import yaml
 from anomalib.data.datasets.image.mvtecad import CATEGORIES as MVTEC
 from anomalib.data.datasets.image.visa import CATEGORIES as VISA
 
-from anomalib_transfusion.pipelines import Benchmark, draem_with_photographs
-from anomalib_transfusion.pipelines.rows import accelerators, check_config, check_rows, expand
+from anomalib_transfusion.benchmark import Benchmark, draem_with_photographs
+from anomalib_transfusion.benchmark.config import accelerators, check_config
+from anomalib_transfusion.benchmark.rows import check_rows, expand
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
 from paths import ROOT
 
@@ -49,14 +50,14 @@ SECOND = ("benchmark", "model", "grid", 1)
         ((*FIRST, "class_path"), "TransFussion", "TransFussion"),
         ((*FIRST, "trainer"), {"max_epoch": 3}, "'max_epoch'"),
         ((*FIRST, "trainer"), {"devices": 2}, "the trainer's devices cannot be set here"),
-        ((*FIRST, "epochs"), 3, "has epochs; expected class_path, init_args, name, trainer"),
+        ((*FIRST, "epochs"), 3, "has epochs; expected class_path, init_args, minutes, name, notes, trainer, weights"),
         (SECOND, {"class_path": "TransFusion", "trainer": {"max_epochs": 1}}, "Two rows of the grid are the same"),
         (("benchmark", "data", "init_args", "categry"), "brick", "'categry' is not accepted"),
         (("benchmark", "data", "init_args", "category"), {"grid": "brick"}, "expected a list of at least one value"),
         (("benchmark", "data", "init_args", "grid_size"), 3, "has 'grid' in its name"),
         (("benchmark", "seed"), "x", "seed is 'x'"),
         (("benchmark",), None, "'benchmark' is None; expected a mapping"),
-        (("outputdir",), "x", "has outputdir; expected accelerator, benchmark, output_dir"),
+        (("outputdir",), "x", "has outputdir; expected accelerator, baseline, benchmark, checkpoints, .*output_dir"),
         (("output_dir",), None, "output_dir is None"),
         (("accelerator",), "gpu", "accelerator is 'gpu'; expected 'auto', 'cpu' or 'cuda'"),
     ],

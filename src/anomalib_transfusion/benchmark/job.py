@@ -13,16 +13,21 @@ from typing import Any
 
 import pandas as pd
 import torch
-from anomalib.callbacks import ModelCheckpoint
 from anomalib.engine import Engine
+from anomalib.metrics import Evaluator
 from anomalib.pipelines.components import Job
 from anomalib.utils.logging import LoggerRedirectError, hide_output, redirect_logs
 from lightning import seed_everything
 from tqdm.auto import tqdm
 
-from .measure import PeakMemory, Throughput, complete_evaluator, environment
-from .results import write_row
+from .config import Options
+from .detection import Detections, columns_of, measure
+from .environment import environment
+from .measure import PeakMemory, Throughput, complete_evaluator
+from .pictures import draw_cases
+from .results import picture_path, write_row
 from .rows import Row, build, parse
+from .training import Training
 
 __all__ = ["BenchmarkJob", "first_line"]
 
@@ -41,14 +46,16 @@ class BenchmarkJob(Job):
         row: What to run.
         output_dir: Folder of the benchmark.
         log_file: Where a process of its own writes its log.
+        options: What all rows of the benchmark share.
     """
 
     name = "benchmark"
 
-    def __init__(self, row: Row, output_dir: str, log_file: str) -> None:
+    def __init__(self, row: Row, output_dir: str, log_file: str, options: Options | None = None) -> None:
         self.row = row
         self.output_dir = output_dir
         self.log_file = log_file
+        self.options = options or Options()
 
     def run(self, task_id: int | None = None) -> dict[str, Any]:
         """Run the row and write it, finished or failed.
@@ -63,10 +70,11 @@ class BenchmarkJob(Job):
             redirect_logs(self.log_file)
         # What a row before has left behind counts neither for this one's memory nor for its chance to run.
         gc.collect()
-        result = {"status": "failed", "error": None, **self.row.columns(), "started": _now()}
+        device = torch.device("cuda", task_id or 0) if self.row.accelerator == "cuda" else torch.device("cpu")
+        result = {"status": "failed", "error": None, **self.row.columns(), "started": _now(), **environment(device)}
         start = perf_counter()
         try:
-            result |= self._measure(task_id or 0)
+            result |= self._measure(device)
             result["status"] = "done"
         except Exception as error:
             cause = error.__cause__ if isinstance(error, LoggerRedirectError) and error.__cause__ else error
@@ -78,48 +86,69 @@ class BenchmarkJob(Job):
         return result
 
     @hide_output
-    def _measure(self, gpu: int) -> dict[str, Any]:
+    def _measure(self, device: torch.device) -> dict[str, Any]:
         """Train and test, and return what was measured.
 
         Args:
-            gpu: Number of the GPU, where one is used.
+            device: The device to use.
         """
-        row = self.row
-        device = torch.device("cuda", gpu) if row.accelerator == "cuda" else torch.device("cpu")
+        row, options = self.row, self.options
         parser, parsed = parse(row)
         # Before the model is built, as anomalib's command line does it: the same seed gives the same numbers there.
         seed_everything(row.seed, workers=True)
-        throughput = Throughput()
+        throughput, detections = Throughput(), Detections()
         with PeakMemory(device) as memory, TemporaryDirectory() as folder:
             built = build(parser, parsed)
-            model, datamodule = built.model, built.data
-            complete_evaluator(model)
+            model, data = built.model, built.data
+            if options.kinds:
+                # Its metrics are computed from the detections.
+                model.evaluator = Evaluator()
+            else:
+                complete_evaluator(model)
             model.visualizer = None
+            training = Training.of(row, self.output_dir, options.checkpoints and row.weights is None, folder)
+            timer = training.timer()
             trainer: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+            trainer |= {"max_epochs": -1} if row.minutes is not None else {}
             trainer |= {name: built.trainer[name] for name in row.trainer}
             callbacks = trainer.pop("callbacks", None) or []
             engine = Engine(
                 **trainer,
-                # Takes the place of anomalib's, which would write gigabytes that nobody reads.
-                callbacks=[ModelCheckpoint(folder, save_top_k=0), throughput, *_as_list(callbacks)],
+                callbacks=[
+                    training.saver(model),
+                    timer,
+                    throughput,
+                    *([detections] if options.kinds or options.pictures else []),
+                    *_as_list(callbacks),
+                ],
                 logger=False,
                 default_root_dir=folder,
                 accelerator=row.accelerator,
-                devices=[gpu] if row.accelerator == "cuda" else 1,
+                devices=[device.index] if row.accelerator == "cuda" else 1,
             )
+            if row.weights is None:
+                trained = training.run(engine, model, data, timer)
+            else:
+                trained = {}
+                Training.of(row.weights, self.output_dir, kept=True, temporary=folder).load_weights(model)
+                if trainer.get("limit_val_batches") != 0:
+                    # Thresholds are those of this row's maps.
+                    engine.validate(model, datamodule=data, verbose=False)
             start = perf_counter()
-            engine.fit(model, datamodule=datamodule)
-            fitted = perf_counter()
-            metrics = engine.test(model, datamodule=datamodule, verbose=False)[0]
-            tested = perf_counter()
+            metrics: dict[str, Any] = dict(engine.test(model, datamodule=data, verbose=False)[0])
+            tested = perf_counter() - start
+        if options.kinds:
+            metrics |= columns_of(measure(detections.found))
+        if options.pictures:
+            path = draw_cases(detections.found, picture_path(self.output_dir, row))
+            metrics["picture"] = path.relative_to(self.output_dir).as_posix()
         return {
             **metrics,
             "images_per_second": throughput.images_per_second,
             **memory.columns(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "fit_duration": fitted - start,
-            "test_duration": tested - fitted,
-            **environment(device),
+            **trained,
+            "test_duration": tested,
         }
 
     @staticmethod

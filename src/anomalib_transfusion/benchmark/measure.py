@@ -3,43 +3,64 @@
 
 """What a benchmark measures beside anomalib's metrics: speed, memory, and the metrics that a model does not report."""
 
-import platform
 import re
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 import torch
-from anomalib.metrics import Evaluator
+from anomalib.metrics import AUPRO, Evaluator
 from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.nn import ModuleList
 
-from anomalib_transfusion.models import TransFusion
+from .environment import environment, synchronize
 
-__all__ = ["PeakMemory", "Throughput", "complete_evaluator", "environment"]
+__all__ = [
+    "PeakMemory",
+    "Throughput",
+    "complete_evaluator",
+    "environment",
+    "images_per_second",
+    "resident_memory",
+    "restart_peak",
+]
 
 MIB = 2**20
 
 
 def complete_evaluator(model: AnomalibModule) -> None:
-    """Let a model report at least the metrics that TransFusion reports, AUPRO among them, under the same names."""
+    """Let a model report at least anomalib's own metrics and the pixels' AUPRO, under the same names."""
     if model.evaluator is None:
         model.evaluator = Evaluator()
     metrics: list[Any] = list(model.evaluator.test_metrics)  # type: ignore[arg-type]
     present = {metric.name for metric in metrics}
-    ours: list[Any] = list(TransFusion.configure_evaluator().test_metrics)  # type: ignore[arg-type]
-    model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in ours if metric.name not in present)])
+    wanted: list[Any] = list(AnomalibModule.configure_evaluator().test_metrics)  # type: ignore[arg-type]
+    aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
+    # A setting, not a state: a checkpoint of the model loads without this metric.
+    aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
+    wanted.append(aupro)
+    model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in wanted if metric.name not in present)])
+
+
+def images_per_second(batches: Sequence[tuple[int, float]]) -> float | None:
+    """Return images per second; nothing without a batch.
+
+    Args:
+        batches: Images and seconds of each. The first is left out where there are more: it includes what a backend
+            does once.
+    """
+    timed = batches[1:] or batches
+    return sum(images for images, _ in timed) / sum(seconds for _, seconds in timed) if timed else None
 
 
 class Throughput(Callback):
     """Measures images per second of the model in testing: from the pre-processor to the anomaly maps.
 
-    Loading, thresholds, metrics and pictures are left out, and the first batch as well where there are more: it
-    includes what a backend does once.
+    Loading, thresholds, metrics and pictures are left out, and the first batch as :func:`images_per_second` says.
     """
 
     def __init__(self) -> None:
@@ -49,8 +70,7 @@ class Throughput(Callback):
     @property
     def images_per_second(self) -> float | None:
         """Images per second, or nothing before a test."""
-        batches = self._batches[1:] or self._batches
-        return sum(images for images, _ in batches) / sum(seconds for _, seconds in batches) if batches else None
+        return images_per_second(self._batches)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier test."""
@@ -60,7 +80,7 @@ class Throughput(Callback):
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Start the clock. The trainer's callbacks come before the model's, so the pre-processor is included."""
         del trainer, args, kwargs
-        _synchronize(pl_module.device)
+        synchronize(pl_module.device)
         self._start = perf_counter()
 
     def on_test_batch_end(
@@ -74,8 +94,28 @@ class Throughput(Callback):
     ) -> None:
         """Stop the clock, before the model's own callbacks set thresholds and compute metrics."""
         del trainer, outputs, batch_idx, dataloader_idx
-        _synchronize(pl_module.device)
+        synchronize(pl_module.device)
         self._batches.append((len(batch.image), perf_counter() - self._start))
+
+
+def restart_peak() -> bool:
+    """Let the peak of the process' resident memory begin anew; tell whether the platform can, which only Linux does."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def resident_memory(name: str) -> int | None:
+    """Return the resident memory of the process in bytes; nothing where the system does not tell.
+
+    Args:
+        name: ``VmRSS`` for that of now, ``VmHWM`` for its peak.
+    """
+    path = Path("/proc/self/status")
+    found = re.search(rf"^{name}:\s+(\d+) kB$", path.read_text("ascii"), re.MULTILINE) if path.is_file() else None
+    return 1024 * int(found[1]) if found else None
 
 
 class PeakMemory:
@@ -98,11 +138,7 @@ class PeakMemory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
             return self
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        except OSError:
-            return self
-        self._measures = True
+        self._measures = restart_peak()
         return self
 
     def __exit__(
@@ -118,36 +154,8 @@ class PeakMemory:
         if not self._measures:
             return {}
         if self.device.type == "cuda":
-            peak, what = torch.cuda.max_memory_allocated(self.device) / MIB, "GPU memory allocated by PyTorch"
+            peak: int | None = torch.cuda.max_memory_allocated(self.device)
+            what = "GPU memory allocated by PyTorch"
         else:
-            found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
-            if found is None:
-                return {}
-            peak, what = int(found[1]) / 1024, "resident memory of the process"
-        return {"peak_memory_mib": peak, "peak_memory_of": what}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Name the device and the versions that a row was measured with."""
-    versions = {
-        f"version_{name.replace('-', '_')}": version(name) for name in ("anomalib", "anomalib-transfusion", "lightning")
-    }
-    threads = torch.get_num_threads()
-    return {"device": _device_name(device), "threads": threads, **versions, "version_torch": torch.__version__}
-
-
-def _device_name(device: torch.device) -> str:
-    """Name the GPU or the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def _synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+            peak, what = resident_memory("VmHWM"), "resident memory of the process"
+        return {} if peak is None else {"peak_memory_mib": peak / MIB, "peak_memory_of": what}
