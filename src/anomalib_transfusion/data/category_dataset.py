@@ -39,6 +39,8 @@ class CategoryDataset(AnomalibDataset):
         self._datasets = dict(datasets)
         by_task: dict[str, list[str]] = {}
         for category, dataset in self._datasets.items():
+            # From pandas 3 on, None for an image without a mask (MVTecAD2) is not a number, which no item takes.
+            dataset.samples["mask_path"] = dataset.samples["mask_path"].fillna("")
             if len(dataset):
                 by_task.setdefault(dataset.task.value, []).append(category)
         if len(by_task) > 1:

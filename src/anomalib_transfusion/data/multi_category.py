@@ -12,6 +12,7 @@ from typing import Any
 
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.utils.path import get_datasets_dir
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from torch.utils.data import DataLoader, SequentialSampler
@@ -275,7 +276,7 @@ class MultiCategory(AnomalibDataModule):
                 raise RuntimeError(msg)
         for subset in ("train_data", "val_data", "test_data"):
             datasets = {
-                category: getattr(child, subset) for category, child in self.children.items() if hasattr(child, subset)
+                category: _subset(child, subset) for category, child in self.children.items() if hasattr(child, subset)
             }
             if datasets:
                 setattr(self, subset, CategoryDataset(datasets))
@@ -310,11 +311,18 @@ class MultiCategory(AnomalibDataModule):
         return self.dataset(root=root, category=category, **self._arguments)  # type: ignore[call-arg]
 
 
+def _subset(child: AnomalibDataModule, subset: str) -> Any:  # noqa: ANN401
+    """Return a subset of one category. Some data sets have several test sets, of which their loader chooses one."""
+    chooses = type(child).test_dataloader is not AnomalibDataModule.test_dataloader
+    return child.test_dataloader().dataset if subset == "test_data" and chooses else getattr(child, subset)
+
+
 def _roots(root: Path | str | Sequence[Path | str] | None, dataset: type[AnomalibDataModule]) -> list[Path]:
     """Return the absolute paths of the folders that hold the categories."""
     if root is None:
         default = inspect.signature(dataset).parameters["root"].default
-        root = default if default is not None else "."
+        missing = Path() if dataset.__name__ == "Folder" else get_datasets_dir() / dataset.__name__
+        root = default if default is not None else missing
     several = [root] if isinstance(root, str | Path) else list(root)
     # Absolute: the name of the folder must be a part of every image's path.
     return [Path(os.path.abspath(each)) for each in several]  # noqa: PTH100
