@@ -104,7 +104,7 @@ def test_subset_knows_its_categories(joined):
     assert [item.image_path for item in subset] == [joined.train_data[index].image_path for index in (0, 40)]
 
 
-def test_sizes_may_differ_and_an_evaluation_batch_has_one_category(surfaces, tmp_path):
+def test_sizes_may_differ_and_an_evaluation_batch_has_one_category(tmp_path):
     for category, size in {"large": (60, 48), "small": (40, 32)}.items():
         for folder in ("train/good", "test/good", "test/hole"):
             pictures(tmp_path / category / folder, 3, size)
@@ -288,7 +288,7 @@ def test_two_roots(surfaces, tmp_path):
     assert data.children["brick"].root == surfaces
 
 
-def test_name_is_the_folder_above_the_categories(surfaces, tmp_path, monkeypatch):
+def test_name_is_the_folder_above_the_categories(surfaces, monkeypatch):
     assert MultiCategory("DemoSurface", surfaces).name == surfaces.name
     monkeypatch.chdir(surfaces)
     data = MultiCategory("DemoSurface", ".", dataset_args=IMAGES)

@@ -126,9 +126,7 @@ def _asked(categories: str | Sequence[str], all_of_them: tuple[str, ...], roots:
         return asked
     asked = tuple(categories)
     if not asked:
-        msg = (
-            "categories is empty, but a model needs one category at least. Name some, or pass all (--data.categories)."
-        )
+        msg = "categories is empty, but a model needs one category at least. Name some or pass all (--data.categories)."
         raise ValueError(msg)
     twice = sorted({category for category in asked if asked.count(category) > 1})
     if twice:
