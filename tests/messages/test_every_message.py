@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 from benchmark_messages import BENCHMARK
+from category_messages import CATEGORIES
 from checkpoint_messages import CHECKPOINTS
 from data_messages import DATA
 from message_table import PRINTED, Message, problems, templates
@@ -19,7 +20,7 @@ from picture_messages import PICTURES
 from plugin_messages import PLUGIN
 from synthesis_messages import SYNTHESIS
 
-MESSAGES = [*PARAMETERS, *CHECKPOINTS, *DATA, *SYNTHESIS, *PICTURES, *BENCHMARK, *PLUGIN]
+MESSAGES = [*PARAMETERS, *CHECKPOINTS, *DATA, *CATEGORIES, *SYNTHESIS, *PICTURES, *BENCHMARK, *PLUGIN]
 
 
 class Heard(logging.Handler):
