@@ -4,43 +4,12 @@
 """Our model gives what the plain path, an independent way to compute the same, gives."""
 
 import pytest
-import skimage
 import torch
 
 from anomalib_transfusion.models.diffusion_ad.official import export_official
-from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
 
+from .networks import build, photograph
 from .plain_path import alpha_bar, plain_predict, plain_unet
-
-NETWORK = {
-    "base_channels": 32,
-    "channel_multipliers": (1, 1, 2),
-    "num_blocks": 1,
-    "attention_levels": (-2, -1),
-    "segmentation_width": 8,
-}
-
-
-def build(**parameters) -> DiffusionADModel:
-    """Build a model in which nothing is zero and maps take many values."""
-    torch.manual_seed(1)
-    model = DiffusionADModel(**{"precision": "single", **NETWORK, **parameters})
-    for name, parameter in model.unet.named_parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05 if name.endswith("bias") else parameter[0].numel() ** -0.5)
-    model.segmentation.train()
-    with torch.no_grad():
-        for _ in range(20):
-            images = photograph(4, 64, 64)
-            model.segmentation(images, (images + 0.3 * torch.randn_like(images)).clamp(-1, 1))
-    model.segmentation.output.weight.data.mul_(8)
-    return model.eval()
-
-
-def photograph(batch: int, height: int, width: int) -> torch.Tensor:
-    """Cut images out of a photograph."""
-    astronaut = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1) / 255
-    return torch.stack([astronaut[:, 60 * i : 60 * i + height, 90 : 90 + width] for i in range(batch)])
 
 
 def states(model):
@@ -62,11 +31,11 @@ def states(model):
         ({"num_blocks": 2, "channel_multipliers": (1, 2), "attention_levels": (0,)}, {}),
     ],
 )
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 96)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 32)])
 @pytest.mark.filterwarnings("ignore:guidance_weight=2.0 moves")
 def test_same_maps(height, width, parameters, plain, channels_last):
     model = build(channels_last=channels_last, **parameters)
-    images = photograph(3, height, width)
+    images = photograph(2, height, width)
     torch.manual_seed(0)
     noise = torch.randn(2, *images.shape)
     used = {"both": noise, "small": noise[:1], "big": noise[1:]}[parameters.get("noise_scales", "both")]

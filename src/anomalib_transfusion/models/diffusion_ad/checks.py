@@ -49,7 +49,7 @@ def check_diffusion(
                 "one of them (published are 200 and 400 of 1000)."
             )
             raise ValueError(msg)
-    if small_timestep >= big_timestep:
+    if noise_scales == "both" and small_timestep >= big_timestep:
         msg = (
             f"small_timestep={small_timestep} must be below big_timestep={big_timestep}: the scale with more noise "
             "guides the other. Published are 200 and 400 of 1000."

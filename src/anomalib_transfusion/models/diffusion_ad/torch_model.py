@@ -161,18 +161,16 @@ class DiffusionADModel(nn.Module):
             warn_of_extrapolation(table, guidance_weight, max(small_timestep, scale_split - 1))
         # Nothing of it is in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
         self.register_buffer("rate_tables", torch.stack(table), persistent=False)
-        tested = {"both": [small_timestep, big_timestep], "small": [small_timestep], "big": [big_timestep]}[
-            noise_scales
-        ]
-        if guidance_weight == 0:
-            # What guides nothing need not be computed.
-            tested = tested[:1]
+        tested = [big_timestep] if noise_scales == "big" else [small_timestep]
+        # What guides nothing need not be computed.
+        if noise_scales == "both" and guidance_weight > 0:
+            tested.append(big_timestep)
         self.register_buffer("test_timestep", torch.tensor(tested), persistent=False)
         test_noise = None
         if noise_seed is not None:
             generator = torch.Generator().manual_seed(noise_seed)
-            # Scales second, so that the first draw at the small scale does not depend on the number of scales.
-            test_noise = torch.randn(2, noise_draws, 3, NOISE_SIDE, NOISE_SIDE, generator=generator, device="cpu")
+            # Draws first, so that the first ones do not depend on how many follow.
+            test_noise = torch.randn(noise_draws, 2, 3, NOISE_SIDE, NOISE_SIDE, generator=generator, device="cpu")
         self.register_buffer("test_noise", test_noise, persistent=False)
 
         self.timesteps = timesteps
@@ -304,8 +302,8 @@ class DiffusionADModel(nn.Module):
             return [torch.randn(shape, device=images.device, dtype=images.dtype) for _ in range(self.noise_draws)]
         # By index, so that an exported model takes images of any size.
         rows, columns = (torch.arange(side, device=images.device) % NOISE_SIDE for side in images.shape[2:])
-        noise = self.test_noise.to(images.dtype)[:scales, :, :, rows][..., columns]
-        return [drawn.unsqueeze(1).expand(-1, *images.shape) for drawn in noise.unbind(1)]
+        noise = self.test_noise.to(images.dtype)[:, :scales, :, rows][..., columns]
+        return [drawn.unsqueeze(1).expand(-1, *images.shape) for drawn in noise]
 
     def _denoise(self, images: Tensor, timestep: Tensor, noise: Tensor) -> Denoised:
         """Estimate the normal images from all noise scales in one pass of the network."""
