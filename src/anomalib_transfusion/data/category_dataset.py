@@ -13,7 +13,7 @@ from anomalib.data.datasets.base.image import AnomalibDataset
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 from torchvision.transforms.v2 import Transform
 
-from anomalib_transfusion.categories import CategoryBatch, CategoryItem
+from anomalib_transfusion.categories.batch import CategoryBatch, CategoryItem
 
 __all__ = ["BalancedSampler", "CategoryBatchSampler", "CategoryDataset"]
 

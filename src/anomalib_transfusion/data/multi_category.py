@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADER
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
-from anomalib_transfusion.categories import attach, detach
+from anomalib_transfusion.categories.attach import attach, detach
 from anomalib_transfusion.categories.post_processing import statistics_of
 
 from .category_dataset import BalancedSampler, CategoryBatchSampler, CategoryDataset
