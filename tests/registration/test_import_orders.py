@@ -29,7 +29,10 @@ BENCHMARK = [name for name in MODULES if name.startswith("anomalib_transfusion.b
 
 
 # "import torch" first: test_import_torch.py. "from anomalib_transfusion import TransFusion" first: test_spawned_worker.
-@pytest.mark.parametrize("first", ["import anomalib.models", "import anomalib.engine", "import anomalib.data"])
+@pytest.mark.parametrize(
+    "first",
+    ["import anomalib.models", "import anomalib.engine", "import anomalib.data", "import anomalib.metrics"],
+)
 def test_import_order(first, tmp_path):
     assert "same everywhere" in python(first + SAME_EVERYWHERE, cwd=tmp_path).stdout
 

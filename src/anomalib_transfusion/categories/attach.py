@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 
-from anomalib.metrics import Evaluator
 from lightning.pytorch import Callback, Trainer
 
 from .evaluation import CategoryEvaluation
@@ -24,6 +23,9 @@ def attach(trainer: Trainer, categories: Sequence[str]) -> None:
         trainer: Trainer with a model, before the setup of its callbacks.
         categories: Names of the categories.
     """
+    # Here and not above: anomalib.metrics may be half imported while anomalib loads its plugins.
+    from anomalib.metrics import Evaluator
+
     detach(trainer)
     model = trainer.lightning_module
 

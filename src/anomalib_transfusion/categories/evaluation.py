@@ -6,14 +6,16 @@
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from anomalib.metrics import Evaluator
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .batch import positions_by_category, select
 from .processes import from_all_processes, join
+
+if TYPE_CHECKING:
+    from anomalib.metrics import Evaluator
 
 __all__ = ["CategoryEvaluation"]
 
@@ -39,7 +41,7 @@ class CategoryEvaluation(Callback):
         categories: Names of the categories.
     """
 
-    def __init__(self, evaluator: Evaluator, categories: Sequence[str]) -> None:
+    def __init__(self, evaluator: "Evaluator", categories: Sequence[str]) -> None:
         super().__init__()
         self.evaluator = evaluator
         self.categories = tuple(categories)
