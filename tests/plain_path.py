@@ -318,7 +318,7 @@ def _sharpness(image: Array, random: np.random.Generator) -> Array:
     kernel = np.ones((3, 3), np.float32)
     kernel[1, 1] = 5
     smooth = cv2.filter2D(image, -1, kernel / 13)
-    factor = random.uniform(0, 3)
+    factor = random.uniform(0, 2)  # the default of imgaug 0.4.0's pillike.EnhanceSharpness, which the authors call bare
     return cv2.addWeighted(image, factor, smooth, 1 - factor, 0)
 
 

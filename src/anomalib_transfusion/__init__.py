@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 from anomalib_transfusion import plugin
 
 if TYPE_CHECKING:
-    from anomalib_transfusion.data import DemoSurface, MVTec
+    from anomalib_transfusion.data import DemoSurface, MultiCategory, MVTec
     from anomalib_transfusion.models import TransFusion, TransFusionModel
     from anomalib_transfusion.visualization import visualize_reverse_process
 
 __version__ = "0.1.0"
 
-__all__ = ["DemoSurface", "MVTec", "TransFusion", "TransFusionModel", "visualize_reverse_process"]
+__all__ = ["DemoSurface", "MVTec", "MultiCategory", "TransFusion", "TransFusionModel", "visualize_reverse_process"]
 
 _PUBLIC = {
     "DemoSurface": "anomalib_transfusion.data",
     "MVTec": "anomalib_transfusion.data",
+    "MultiCategory": "anomalib_transfusion.data",
     "TransFusion": "anomalib_transfusion.models",
     "TransFusionModel": "anomalib_transfusion.models",
     "visualize_reverse_process": "anomalib_transfusion.visualization",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["convert", "explain", "main", "report"]
+__all__ = ["convert", "explain", "fix_category", "main", "report"]
 
 
 def convert(official: Path, output: Path, overwrite: bool = False) -> None:
@@ -111,6 +111,25 @@ def explain(
         print(f"Wrote {path}")
 
 
+def fix_category(ckpt: Path, category: str, output: Path) -> None:
+    """Write a checkpoint whose thresholds are those of one category, to export a model for it.
+
+    Args:
+        ckpt: Checkpoint of a training with MultiCategory, of any model.
+        category: Name of the category.
+        output: Checkpoint to write, for ``anomalib export --ckpt_path OUTPUT``.
+
+    Raises:
+        FileExistsError: If the output exists.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint has no thresholds of this category; names those that it has.
+    """
+    from anomalib_transfusion.categories import fix_category_in_checkpoint
+
+    fix_category_in_checkpoint(ckpt, category, output)
+    print(f"Wrote {output}. To export it: anomalib export --model ... --ckpt_path {output} --export_type torch")
+
+
 def main() -> None:
     """Run the command line; an error of the user's is a line on the terminal, not a traceback."""
     from jsonargparse import ArgumentParser
@@ -144,8 +163,16 @@ def main() -> None:
     )
     explaining.add_function_arguments(explain, skip={"images"})
     subcommands.add_subcommand("explain", explaining, help=explaining.description)
+    fixing = ArgumentParser(description="Write a checkpoint whose thresholds are those of one category.")
+    fixing.add_function_arguments(fix_category, as_positional=True)
+    subcommands.add_subcommand("fix-category", fixing, help=fixing.description)
     arguments = parser.parse_args()
-    commands: dict[str, Callable[..., None]] = {"convert": convert, "report": report, "explain": explain}
+    commands: dict[str, Callable[..., None]] = {
+        "convert": convert,
+        "report": report,
+        "explain": explain,
+        "fix-category": fix_category,
+    }
     try:
         commands[arguments.subcommand](**arguments[arguments.subcommand])
     except (OSError, ValueError) as error:

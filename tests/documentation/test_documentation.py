@@ -3,6 +3,7 @@
 
 """The README and the pages beside it: links lead somewhere, parameters and their defaults are the code's."""
 
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from anomalib_transfusion import TransFusion
 from paths import ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")])
+PAPER = ROOT / "docs/models/transfusion.md"
 DEFAULTS = {
     name: str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
     for name, parameter in inspect.signature(TransFusion).parameters.items()
@@ -49,18 +51,35 @@ def test_links(page):
             assert anchor in anchors(file), target
 
 
-def test_table_of_parameters():
-    """The README's table names every parameter, in the order of the signature, with its default."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Parameters")[1]
-    rows = re.findall(r"^\| (`[^|]+`) \| `([^`]+)` \|", text.split("\n## ")[0], flags=re.MULTILINE)
-    table = {name: evaluate(default) for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+def test_page_of_parameters():
+    """The page of the parameters is what the code writes, and the code describes every parameter."""
+    spec = importlib.util.spec_from_file_location("write_parameters", ROOT / "docs/write_parameters.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    page = writer.PAGE.read_text(encoding="utf-8")
+    assert page == writer.page(), "run python docs/write_parameters.py"
+    rows = re.findall(r"^\| (`[^|]+`) \| `([^`]+)` \| (.+) \|$", page, flags=re.MULTILINE)
+    table = {name: evaluate(default) for names, default, _ in rows for name in re.findall(r"`(\w+)`", names)}
     assert table == DEFAULTS
     assert list(table) == list(DEFAULTS)
+    assert all(len(text) > 10 for *_, text in rows)
+
+
+def test_readme_is_a_front_door():
+    """The README stays short, names the commands that everybody needs, and every page is reached from it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert "make demo" in text
+    assert "make test" in text
+    pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")} - {"docs/index.md"}
+    assert pages <= {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text)}
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert pages <= {f"docs/{target}" for target in re.findall(r"\]\(([^)]+)\)", index)}
 
 
 def test_defaults_of_the_paper():
     """Every `name=value` of the first table of "From the paper to the parameter" is the default of that parameter."""
-    page = (ROOT / "docs/paper_to_parameters.md").read_text(encoding="utf-8").split("Table 4:")[0]
+    page = PAPER.read_text(encoding="utf-8").split("## From the paper to the parameter")[1].split("Table 4:")[0]
     given = re.findall(r"`(\w+)=([^`]+)`", page)
     assert len(given) > 15
     for name, value in given:
@@ -69,7 +88,7 @@ def test_defaults_of_the_paper():
 
 def test_ablations_of_the_paper():
     """Every row of Table 4 builds a model."""
-    page = (ROOT / "docs/paper_to_parameters.md").read_text(encoding="utf-8").split("Table 4:")[1]
+    page = PAPER.read_text(encoding="utf-8").split("Table 4:")[1].split("\n## ")[0]
     given = [pair for pair in re.findall(r"`(\w+)=([^`]+)`", page) if pair[1] != "..."]
     assert len(given) > 10
     for name, value in given:

@@ -144,6 +144,14 @@ SYNTHESIS = [
             "Replace or remove the file",
         ),
         Message(
+            "texture_resize={} is unknown",
+            lambda: TextureBank([Path("a.png")], 32, resize="nearest"),
+            ValueError,
+            "texture_resize='nearest'",
+            "area, bilinear",
+            "choose one of",
+        ),
+        Message(
             "a TextureBank needs",
             lambda: TextureBank([], 32),
             FileNotFoundError,

@@ -11,15 +11,27 @@ from itertools import pairwise
 
 import pytest
 from benchmark_messages import BENCHMARK
+from category_messages import CATEGORIES
 from checkpoint_messages import CHECKPOINTS
 from data_messages import DATA
+from diffusion_ad_messages import DIFFUSION_AD
 from message_table import PRINTED, Message, problems, templates
 from parameter_messages import PARAMETERS
 from picture_messages import PICTURES
 from plugin_messages import PLUGIN
 from synthesis_messages import SYNTHESIS
 
-MESSAGES = [*PARAMETERS, *CHECKPOINTS, *DATA, *SYNTHESIS, *PICTURES, *BENCHMARK, *PLUGIN]
+MESSAGES = [
+    *PARAMETERS,
+    *CHECKPOINTS,
+    *DATA,
+    *CATEGORIES,
+    *SYNTHESIS,
+    *PICTURES,
+    *BENCHMARK,
+    *PLUGIN,
+    *DIFFUSION_AD,
+]
 
 
 class Heard(logging.Handler):

@@ -311,6 +311,7 @@ def test_default_input_is_256_without_a_crop():
         ("structure_share", -0.5),
         ("min_perlin_scale", 6),
         ("texture_source", "noise"),
+        ("texture_resize", "nearest"),
         ("normal_weight", -1.0),
         ("timesteps", 1),
     ],

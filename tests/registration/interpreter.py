@@ -26,7 +26,7 @@ deep = importlib.import_module("anomalib_transfusion.models.transfusion.lightnin
 assert anomalib.models.TransFusion is anomalib.models.image.TransFusion is anomalib_transfusion.TransFusion is deep
 assert [c for c in anomalib.models.AnomalibModule.__subclasses__() if c.__name__ == "TransFusion"] == [deep]
 assert "trans_fusion" in anomalib.models.list_models()
-for name, module in (("MVTec", "mvtec"), ("DemoSurface", "demo_surface")):
+for name, module in (("MVTec", "mvtec"), ("DemoSurface", "demo_surface"), ("MultiCategory", "multi_category")):
     deep = getattr(importlib.import_module("anomalib_transfusion.data." + module), name)
     assert getattr(anomalib.data, name) is getattr(anomalib_transfusion, name) is deep
 print("same everywhere")

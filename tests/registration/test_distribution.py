@@ -79,6 +79,7 @@ def test_entry_points_name_what_exists(wheel, tmp_path):
         ("anomalib.models", "TransFusion"),
         ("anomalib.data", "MVTec"),
         ("anomalib.data", "DemoSurface"),
+        ("anomalib.data", "MultiCategory"),
         ("torch.backends", "anomalib_transfusion"),
         ("console_scripts", "anomalib-transfusion"),
     }

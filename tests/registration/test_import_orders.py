@@ -18,6 +18,7 @@ MODULES = sorted(
 # A module's packages are imported before it. These register the plugin's classes before they import anything of their
 # own, so that a module below them finds everything in place, whichever it is.
 PACKAGES = [
+    "anomalib_transfusion.categories",
     "anomalib_transfusion.data",
     "anomalib_transfusion.models",
     "anomalib_transfusion.pipelines",

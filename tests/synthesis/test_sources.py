@@ -3,6 +3,8 @@
 
 """Texture files, photographs and shuffled tiles."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -63,6 +65,22 @@ def test_grey_and_transparent_files_become_rgb(tmp_path):
     torch.manual_seed(0)
     textures = TextureBank.from_folder(tmp_path, 16).sample(8)
     torch.testing.assert_close(textures, torch.full((8, 3, 16, 16), 128 / 255))
+
+
+@pytest.mark.parametrize(("resize", "expected"), [("area", [128, 128]), ("bilinear", [0, 255])])
+def test_large_photographs_are_averaged_or_sampled(tmp_path, resize, expected):
+    # Of eight columns averaging sees all, half of them white. Bilinear sees the two in the middle alone: black in the
+    # first half of the photograph, white in the second.
+    first = [255, 255, 255, 0, 0, 255, 0, 0]
+    columns = np.array([first, [255 - level for level in first]], np.uint8).flatten()
+    cv2.imwrite(str(tmp_path / "columns.png"), np.repeat(columns[None, :, None], 16, axis=0).repeat(3, axis=2))
+    texture = TextureBank.from_folder(tmp_path, 2, resize=resize).sample(1)
+    np.testing.assert_allclose(texture[0, 0, 0] * 255, expected, atol=0.51)
+
+
+def test_unknown_resize():
+    with pytest.raises(ValueError, match="texture_resize='nearest' is unknown; choose one of area, bilinear"):
+        TextureBank([Path("a.png")], 8, resize="nearest")
 
 
 def test_textures_are_drawn_uniformly(tmp_path):

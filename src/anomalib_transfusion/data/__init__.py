@@ -7,6 +7,7 @@
 import anomalib.data  # noqa: F401  # isort: skip
 
 from .demo_surface import DemoSurface
+from .multi_category import MultiCategory
 from .mvtec import MVTec
 
-__all__ = ["DemoSurface", "MVTec"]
+__all__ = ["DemoSurface", "MVTec", "MultiCategory"]

@@ -145,7 +145,7 @@ def _random_brightness(images: Tensor) -> Tensor:
 
 
 def _random_sharpness(images: Tensor) -> Tensor:
-    return sharpness(images, _uniform(images, 0.0, 3.0))
+    return sharpness(images, _uniform(images, 0.0, 2.0))
 
 
 def _random_hue_and_saturation(images: Tensor) -> Tensor:

@@ -126,13 +126,15 @@ class ForegroundMasks:
 
     An image ``<stem>.<any suffix>`` has the mask ``<stem>.<image suffix>`` or ``<stem>_mask.<image suffix>`` anywhere
     below the folder. Where several folders hold that name, the one named like the image's own folder counts. Masks
-    are read as grey, resized, binarised at one half and dilated by 5 x 5, as in the published implementation.
+    are read as grey, resized, binarised at one half and dilated by 5 x 5, as in the published implementation of
+    TransFusion; or, where they are soft, read and resized alone, as in that of DiffusionAD.
 
     Args:
         folder: The folder, for messages.
         files: The mask files; at least one.
         size: Height and width of the masks in pixels, or one number for both.
         cache_bytes: How much mask data is kept.
+        soft: Whether masks keep the values between 0 and 1 that they have at the border of an object.
     """
 
     def __init__(
@@ -141,9 +143,12 @@ class ForegroundMasks:
         files: list[Path],
         size: int | tuple[int, int],
         cache_bytes: int = CACHE_BYTES,
+        *,
+        soft: bool = False,
     ) -> None:
         self.folder = folder
         self.size = as_size(size)
+        self.soft = soft
         self._by_stem: dict[str, list[Path]] = {}
         for file in files:
             self._by_stem.setdefault(file.stem.removesuffix(MASK_SUFFIX), []).append(file)
@@ -151,12 +156,19 @@ class ForegroundMasks:
         self._capacity = max(1, cache_bytes // (self.size[0] * self.size[1]))
 
     @classmethod
-    def from_folder(cls, path: str | Path, size: int | tuple[int, int]) -> "ForegroundMasks":
+    def from_folder(
+        cls,
+        path: str | Path,
+        size: int | tuple[int, int],
+        *,
+        soft: bool = False,
+    ) -> "ForegroundMasks":
         """Find the masks below a folder; none is read yet.
 
         Args:
             path: The folder.
             size: Height and width of the masks in pixels, or one number for both.
+            soft: As of the class.
 
         Returns:
             The masks.
@@ -174,7 +186,7 @@ class ForegroundMasks:
                 " the foreground or go without."
             )
             raise FileNotFoundError(msg)
-        return cls(root, files, size)
+        return cls(root, files, size, soft=soft)
 
     def _find(self, image_path: Path) -> Path:
         """Return the mask file of an image."""
@@ -198,13 +210,14 @@ class ForegroundMasks:
         raise ValueError(msg)
 
     def _load(self, image_path: Path) -> np.ndarray:
-        """Read the mask of an image: 0 or 1, uint8, ``(H, W)``."""
+        """Read the mask of an image: uint8, up to 1, or to 255 where it is soft, ``(H, W)``."""
         file = self._find(image_path)
         if file in self._cache:
             self._cache.move_to_end(file)
             return self._cache[file]
         mask = cv2.resize(read_image(file, cv2.IMREAD_GRAYSCALE), (self.size[1], self.size[0]))
-        mask = cv2.dilate((mask > 127).astype(np.uint8), np.ones((DILATION, DILATION), np.uint8))
+        if not self.soft:
+            mask = cv2.dilate((mask > 127).astype(np.uint8), np.ones((DILATION, DILATION), np.uint8))
         self._cache[file] = mask
         if len(self._cache) > self._capacity:
             self._cache.popitem(last=False)
@@ -218,11 +231,11 @@ class ForegroundMasks:
             device: Where the masks go.
 
         Returns:
-            The masks, 0 or 1, float32, shape ``(B, 1, H, W)``.
+            The masks, 0 or 1, or in [0, 1] where they are soft, float32, shape ``(B, 1, H, W)``.
 
         Raises:
             FileNotFoundError: If an image has no mask.
             ValueError: If an image has more than one, or a mask cannot be decoded.
         """
         masks = np.stack([self._load(Path(path)) for path in image_paths])
-        return send(torch.from_numpy(masks), device).unsqueeze(1).float()
+        return send(torch.from_numpy(masks), device).unsqueeze(1).float() / (255 if self.soft else 1)

@@ -3,6 +3,7 @@
 
 """Synthetic anomalies for a batch of normal images (section 3.3 of the paper)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -76,7 +77,7 @@ class AnomalyGenerator:
         Raises:
             ValueError: If the shapes of images, foreground and textures do not fit each other.
         """
-        self._check(images, foreground)
+        check_fit(images, foreground, self.textures)
         batch = len(images)
         count = batch // 2 + (batch % 2 if torch.rand(()) < 0.5 else 0)
         size = (images.shape[-2], images.shape[-1])
@@ -90,7 +91,8 @@ class AnomalyGenerator:
         appearance[count:].zero_()
         if count:
             # A resize with antialiasing goes beyond 1 by rounding, which the changes of appearance do not bear.
-            torch.cat(self._appearances(images[:count].float().clamp(0, 1)), out=appearance[:count])
+            sources = draw_appearances(images[:count].float().clamp(0, 1), self.textures, self.structure_share)
+            torch.cat(sources, out=appearance[:count])
             if self.grayscale:
                 match_gray(appearance[:count], images[:count])
             appearance[:count].mul_(2).sub_(1).mul_(mask)
@@ -101,58 +103,62 @@ class AnomalyGenerator:
             pad(previous, rest).to(images.dtype),
         )
 
-    def _appearances(self, images: Tensor) -> list[Tensor]:
-        """Draw one appearance an image, from its own structure or from a texture.
 
-        Args:
-            images: Normal images of shape ``(N, 3, H, W)`` in [0, 1].
+def draw_appearances(
+    images: Tensor,
+    textures: TextureBank | None,
+    structure_share: float,
+    shuffle: Callable[[Tensor], Tensor] = shuffle_tiles,
+) -> list[Tensor]:
+    """Draw one appearance of an anomaly for each image, from its own structure or from a texture.
 
-        Returns:
-            ``N`` appearances of shape ``(1, 3, H, W)`` in [0, 1].
-        """
-        from_texture = self._draw_sources(len(images))
-        textured = [index for index, texture in enumerate(from_texture) if texture]
-        structured = [index for index, texture in enumerate(from_texture) if not texture]
-        parts = list(images.split(1))
-        if textured and self.textures is not None:
-            textures = self.textures.sample(len(textured), images.device).split(1)
-            for index, texture in zip(textured, textures, strict=True):
-                parts[index] = texture
-        # Both sources undergo the same changes, so that these run once for both.
-        parts = augment_each(parts)
-        if structured:
-            shuffled = shuffle_tiles(torch.cat([parts[index] for index in structured])).split(1)
-            for index, image in zip(structured, shuffled, strict=True):
-                parts[index] = image
-        return parts
+    Args:
+        images: Normal images of shape ``(N, 3, H, W)`` in [0, 1].
+        textures: The textures; without them, every source is structure.
+        structure_share: Share of the sources that are structure, in [0, 1].
+        shuffle: Brings an image's own structure into disorder.
 
-    def _draw_sources(self, count: int) -> list[bool]:
-        """Whether each sample takes a texture; otherwise it takes structure."""
-        if self.textures is None:
-            return [False] * count
-        return (torch.rand(count) < 1 - self.structure_share).tolist()
+    Returns:
+        ``N`` appearances of shape ``(1, 3, H, W)`` in [0, 1].
+    """
+    count = len(images)
+    from_texture = [False] * count if textures is None else (torch.rand(count) < 1 - structure_share).tolist()
+    textured = [index for index, texture in enumerate(from_texture) if texture]
+    structured = [index for index, texture in enumerate(from_texture) if not texture]
+    parts = list(images.split(1))
+    if textured and textures is not None:
+        for index, texture in zip(textured, textures.sample(len(textured), images.device).split(1), strict=True):
+            parts[index] = texture
+    # Both sources undergo the same changes, so that these run once for both.
+    parts = augment_each(parts)
+    if structured:
+        shuffled = shuffle(torch.cat([parts[index] for index in structured])).split(1)
+        for index, image in zip(structured, shuffled, strict=True):
+            parts[index] = image
+    return parts
 
-    def _check(self, images: Tensor, foreground: Tensor | None) -> None:
-        """Refuse shapes that do not fit each other."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            msg = (
-                f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}. A single image becomes a batch"
-                " with images[None], a grey one has three channels after images.expand(-1, 3, -1, -1)."
-            )
-            raise ValueError(msg)
-        expected = (len(images), 1, *images.shape[-2:])
-        if foreground is not None and foreground.shape != expected:
-            msg = (
-                f"foreground must have the shape {expected} of the images, got {tuple(foreground.shape)}. Resize the"
-                " masks to the images' size, one for each."
-            )
-            raise ValueError(msg)
-        if self.textures is not None and self.textures.size != tuple(images.shape[-2:]):
-            msg = (
-                f"the textures are {self.textures.size[0]}x{self.textures.size[1]}, the images"
-                f" {images.shape[-2]}x{images.shape[-1]} pixels. Build the TextureBank with the images' size."
-            )
-            raise ValueError(msg)
+
+def check_fit(images: Tensor, foreground: Tensor | None, textures: TextureBank | None) -> None:
+    """Raise ValueError if the shapes of images, foreground and textures do not fit each other."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        msg = (
+            f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}. A single image becomes a batch"
+            " with images[None], a grey one has three channels after images.expand(-1, 3, -1, -1)."
+        )
+        raise ValueError(msg)
+    expected = (len(images), 1, *images.shape[-2:])
+    if foreground is not None and foreground.shape != expected:
+        msg = (
+            f"foreground must have the shape {expected} of the images, got {tuple(foreground.shape)}. Resize the"
+            " masks to the images' size, one for each."
+        )
+        raise ValueError(msg)
+    if textures is not None and textures.size != tuple(images.shape[-2:]):
+        msg = (
+            f"the textures are {textures.size[0]}x{textures.size[1]}, the images"
+            f" {images.shape[-2]}x{images.shape[-1]} pixels. Build the TextureBank with the images' size."
+        )
+        raise ValueError(msg)
 
 
 def match_gray(appearance: Tensor, images: Tensor) -> None:

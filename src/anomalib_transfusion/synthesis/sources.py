@@ -5,6 +5,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from anomalib_transfusion.synthesis.augmentation import augment, send
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 TILES_PER_SIDE = 8
+TextureResize = Literal["area", "bilinear"]
 CACHE_BYTES = 512 * 2**20
 
 # Photographs inside scikit-image's wheel. Brick, grass and gravel are left out: they are the demo's surfaces, and an
@@ -87,9 +89,12 @@ class TextureBank:
         crop: Whether a texture is a random crop of the photograph (which is enlarged where it is smaller than
             ``size``). Otherwise the whole photograph is resized to ``size``.
         cache_bytes: How much decoded image data is kept; the photographs drawn longest ago go first.
+        resize: How photographs are made smaller: ``area`` averages over the pixels that become one, ``bilinear`` takes
+            four of them, as the published code does, which aliases.
 
     Raises:
         FileNotFoundError: If ``files`` is empty.
+        ValueError: If ``resize`` is unknown.
     """
 
     def __init__(
@@ -99,7 +104,9 @@ class TextureBank:
         *,
         crop: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        resize: TextureResize = "area",
     ) -> None:
+        check_texture_resize(resize)
         if not files:
             msg = (
                 "a TextureBank needs at least one image file, got none. Name some, or use TextureBank.from_folder or"
@@ -110,6 +117,7 @@ class TextureBank:
         self.size = as_size(size)
         self.crop = crop
         self.cache_bytes = cache_bytes
+        self.resize = resize
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cached_bytes = 0
 
@@ -119,6 +127,7 @@ class TextureBank:
         path: str | Path,
         size: int | tuple[int, int],
         cache_bytes: int = CACHE_BYTES,
+        resize: TextureResize = "area",
     ) -> "TextureBank":
         """Read textures from a folder in the layout of the Describable Textures Dataset (DTD).
 
@@ -129,12 +138,14 @@ class TextureBank:
             path: The folder.
             size: Height and width of the textures in pixels, or one number for both.
             cache_bytes: How much decoded image data is kept.
+            resize: As of the class.
 
         Returns:
             The bank. No image is decoded yet.
 
         Raises:
             FileNotFoundError: If the folder does not exist or holds no image.
+            ValueError: If ``resize`` is unknown.
         """
         root = Path(path).expanduser()
         wanted = (
@@ -151,7 +162,7 @@ class TextureBank:
         if not files:
             msg = f"the texture folder {root} holds no image. {wanted}"
             raise FileNotFoundError(msg)
-        return cls(files, size, cache_bytes=cache_bytes)
+        return cls(files, size, cache_bytes=cache_bytes, resize=resize)
 
     @classmethod
     def from_photographs(cls, size: int | tuple[int, int]) -> "TextureBank":
@@ -192,8 +203,8 @@ class TextureBank:
             height = max(height, round(image.shape[0] * scale))
             width = max(width, round(image.shape[1] * scale))
         if image.shape[:2] != (height, width):
-            shrinks = height < image.shape[0] and width < image.shape[1]
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            averaged = self.resize == "area" and height < image.shape[0] and width < image.shape[1]
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
         self._cache[index] = image
         self._cached_bytes += image.nbytes
         while self._cached_bytes > self.cache_bytes and len(self._cache) > 1:
@@ -227,6 +238,13 @@ class TextureBank:
         # Bytes cross to the device, a quarter of the traffic of floats; they are unfolded there.
         on_device = send(torch.from_numpy(textures), device)
         return on_device.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def check_texture_resize(resize: str) -> None:
+    """Raise ValueError, naming the value, if there is no such way to make textures smaller."""
+    if resize not in get_args(TextureResize):
+        msg = f"texture_resize={resize!r} is unknown; choose one of {', '.join(get_args(TextureResize))}."
+        raise ValueError(msg)
 
 
 def shuffle_tiles(images: Tensor) -> Tensor:

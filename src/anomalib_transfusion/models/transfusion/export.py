@@ -98,7 +98,7 @@ class LoopExport(ExportMixin):
             raise ValueError(msg)
         unroll = kwargs.pop("unroll", False)
         kwargs.setdefault("opset_version", OPSET_VERSION)
-        with _without_gradients(self):  # type: ignore[arg-type]
+        with _as_before(self), _without_gradients(self):  # type: ignore[arg-type]
             path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
         _tidy(path, len(self.model.inference_timesteps) if unroll else None)
         return path
@@ -142,18 +142,30 @@ class LoopExport(ExportMixin):
         Returns:
             Path: The OpenVINO model (``.xml``).
         """
-        return super().to_openvino(
-            export_root,
-            model_file_name,
-            input_size,
-            compression_type,
-            datamodule,
-            metric,
-            task,
-            max_drop,
-            ov_kwargs,
-            {"unroll": compression_type in QUANTISED, **(onnx_kwargs or {})},
-        )
+        with _as_before(self):  # type: ignore[arg-type]
+            return super().to_openvino(
+                export_root,
+                model_file_name,
+                input_size,
+                compression_type,
+                datamodule,
+                metric,
+                task,
+                max_drop,
+                ov_kwargs,
+                {"unroll": compression_type in QUANTISED, **(onnx_kwargs or {})},
+            )
+
+
+@contextmanager
+def _as_before(module: nn.Module) -> Iterator[None]:
+    """Leave every part of a module in training or evaluation mode as it was."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 @contextmanager

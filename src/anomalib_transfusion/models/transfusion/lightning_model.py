@@ -20,6 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_transfusion.synthesis.sources import TextureResize
 from anomalib_transfusion.visualization import ResultSheet, TrainingGrid
 
 from .acceleration import Precision
@@ -28,7 +29,7 @@ from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
 from .export import LoopExport
 from .image_files import ImageFiles
-from .learning_rate import drop_rate
+from .learning_rate import drop_rate, renew_rate
 from .loss import LossTerms, TransFusionLoss
 from .numerics import LossGuard, seed_from, seeded
 from .parameters import check_arguments
@@ -115,6 +116,9 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         grayscale_anomalies (bool): Whether synthetic anomalies on gray images are gray, too. Otherwise colour alone
             gives each of them away.
             Defaults to ``False``.
+        texture_resize (str): How the photographs of the folder are made smaller: ``area`` averages, ``bilinear``
+            aliases, as in the published code.
+            Defaults to ``"area"``.
         precision (str): Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16
             where the device is faster with it and the trainer was given no precision.
             Defaults to ``"auto"``.
@@ -187,6 +191,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         structure_share: float = 0.5,
         min_perlin_scale: int = 0,
         grayscale_anomalies: bool = False,
+        texture_resize: TextureResize = "area",
         precision: Precision = "auto",
         channels_last: bool | None = None,
         compile: bool = False,  # noqa: A002
@@ -257,6 +262,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
             structure_share,
             min_perlin_scale,
             grayscale_anomalies,
+            texture_resize,
         )
         self.reconstruction: torch.Tensor | None = None
         """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
@@ -266,6 +272,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         self._seed = 0
         self._first_epoch = 0
         self._resumed_epoch: int | None = None
+        self._resumed = False
         self._check_pre_processor()
 
     @classmethod
@@ -368,13 +375,16 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         return callbacks
 
     def setup(self, stage: str) -> None:
-        """Make sure that evaluating on several processes counts every image once.
+        """Make sure that evaluating on several processes counts every image once, and that a training can start.
 
         Raises:
             ValueError: If there are too few images for the processes.
         """
         super().setup(stage)
         keep_repeated_images_in_company(self.trainer)
+        if stage == "fit" and not self.model.training:
+            # After .eval() or a prediction; Lightning leaves the mode as it finds it.
+            self.model.train()
 
     def on_fit_start(self) -> None:
         """Read the texture photographs before the first batch, and seed the first epoch.
@@ -384,6 +394,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         """
         if self.input_size is not None:
             self.sampler.build(self.input_size)
+        self._resumed = self._resumed_epoch is not None
         if self._resumed_epoch is None:
             # Every process adds its own number to the one seed, and any of them may write the checkpoint.
             self._seed = self.trainer.strategy.broadcast(int(torch.randint(2**62, ())))
@@ -391,6 +402,11 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         else:
             self._first_epoch, self._resumed_epoch = self._resumed_epoch, None
         self._seed_epoch(self._first_epoch)
+
+    def on_train_start(self) -> None:
+        """Let a resumed training have the learning rate and weight decay of this model."""
+        if self._resumed:
+            renew_rate(self.trainer, self.learning_rate, self.weight_decay)
 
     def on_train_epoch_start(self) -> None:
         """Seed an epoch. Lightning makes the first data iterator earlier: that epoch is seeded already."""

@@ -19,6 +19,7 @@ from anomalib_transfusion.synthesis import (
     estimate_foreground,
     rotate_some,
 )
+from anomalib_transfusion.synthesis.sources import TextureResize, check_texture_resize
 
 from .loss import Target
 from .parameters import check_arguments
@@ -59,6 +60,8 @@ class TrainingSampler:
         structure_share: Share of the anomalies that come from the image itself, in [0, 1]; the others from a texture.
         min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
         grayscale_anomalies: Whether anomalies on gray images are gray, too.
+        texture_resize: How the photographs of the folder are made smaller: ``area`` or ``bilinear`` (the published
+            code's).
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -74,6 +77,7 @@ class TrainingSampler:
         structure_share: float = 0.5,
         min_perlin_scale: int = 0,
         grayscale_anomalies: bool = False,
+        texture_resize: TextureResize = "area",
     ) -> None:
         check_arguments(TrainingSampler.__init__, locals())
         if texture_source not in get_args(TextureSource):
@@ -82,6 +86,7 @@ class TrainingSampler:
         if not 0 <= rotation_probability <= 1:
             msg = f"rotation_probability={rotation_probability} must be in [0, 1]; 0 rotates none."
             raise ValueError(msg)
+        check_texture_resize(texture_resize)
         check_synthesis(texture_source != "none", structure_share, min_perlin_scale)
         self.dtd_dir = Path(dtd_dir)
         self.texture_source = texture_source
@@ -90,6 +95,7 @@ class TrainingSampler:
         self.structure_share = structure_share
         self.min_perlin_scale = min_perlin_scale
         self.grayscale_anomalies = grayscale_anomalies
+        self.texture_resize: TextureResize = texture_resize
         self._size: tuple[int, int] | None = None
         self._generator: AnomalyGenerator
         self._foreground_masks: ForegroundMasks | None = None
@@ -126,7 +132,7 @@ class TrainingSampler:
         if self._size == size:
             return
         textures = {
-            "folder": lambda: TextureBank.from_folder(self.dtd_dir, size),
+            "folder": lambda: TextureBank.from_folder(self.dtd_dir, size, resize=self.texture_resize),
             "photographs": lambda: TextureBank.from_photographs(size),
             "none": lambda: None,
         }[self.texture_source]()

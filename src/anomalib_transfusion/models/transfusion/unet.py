@@ -122,15 +122,23 @@ class AttentionBlock(nn.Module):
         """Attend over the positions of ``(B, C, H, W)``; the shape stays."""
         # In channels-last memory both reshapes are views, so the block moves no data of its own.
         tokens = x.flatten(2).transpose(1, 2)
-        # Three products in place of one whose parts lie between each other, over which attention is slower on a CPU.
-        parts = zip(self.projection.weight.chunk(3), self.projection.bias.chunk(3), strict=True)
-        query, key, value = (F.linear(tokens, weight, bias).unsqueeze(1) for weight, bias in parts)
+        query, key, value = (part.unsqueeze(1) for part in self._project(tokens))
         attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         tokens = self.output(attended) + tokens
         # Explicitly in the format of the input: convolutions take a view of the tokens of a single image for contiguous
         # memory, and of several images for channels last.
         attended = tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return attended.contiguous(memory_format=memory_format(x))
+
+    def _project(self, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return queries, keys and values ``(B, N, C)`` of tokens ``(B, N, C)``."""
+        layer = self.projection
+        # Pruning, parametrisation and quantisation hook the layer or take its place, and have to be asked.
+        if type(layer) is not nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:  # noqa: SLF001
+            return layer(tokens).chunk(3, dim=-1)
+        # Three products in place of one whose parts lie between each other, over which attention is slower on a CPU.
+        parts = zip(layer.weight.chunk(3), layer.bias.chunk(3), strict=True)
+        return [F.linear(tokens, weight, bias) for weight, bias in parts]
 
 
 class UNetBlock(nn.Module):

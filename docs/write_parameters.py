@@ -1,0 +1,61 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Write docs/parameters.md from the signatures and docstrings of the models.
+
+Run it after a change of parameters, from anywhere: ``python docs/write_parameters.py``. A test compares the page.
+"""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import parse
+
+PAGE = Path(__file__).with_name("parameters.md")
+COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
+HEAD = """# Parameters
+
+In Python arguments of the class, on the command line `--model.NAME`, in a config `model: init_args: NAME:`. This page
+is written from the code by `python docs/write_parameters.py`. Epochs, devices, the trainer's precision and the
+validation interval are the trainer's (`--trainer.max_epochs`, ...): see [Training](training.md).
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    from anomalib.models import TransFusion
+
+    return "\n".join((HEAD, *(section(model) for model in (TransFusion,))))
+
+
+def section(model: type) -> str:
+    """Return heading and table of a model."""
+    signature = inspect.signature(model)
+    described = {parameter.arg_name: parameter.description for parameter in parse(model.__doc__ or "").params}
+    rows = [
+        f"| `{name}` | `{shown(parameter.default)}` | {text_of(described[name] or '')} |"
+        for name, parameter in signature.parameters.items()
+        if name not in COMPONENTS
+    ]
+    components = ", ".join(f"`{name}`" for name in COMPONENTS)
+    rows.append(f"| {components} | `True` | anomalib's components: `True` for the model's default, `False` for none |")
+    link = f"models/{model.__name__.lower()}.md"
+    head = f"## {model.__name__}\n\nWhere each is from: [{model.__name__}]({link}).\n"
+    return "\n".join((head, "| parameter | default | what it is |", "| --- | --- | --- |", *rows, ""))
+
+
+def shown(default: Any) -> str:  # noqa: ANN401
+    """Return a default as one would type it."""
+    return default if isinstance(default, str) else repr(default)
+
+
+def text_of(description: str) -> str:
+    """Return a description of a docstring as a cell of a Markdown table."""
+    text = re.sub(r"\s*Defaults to ``[^`]*``\.?\s*$", "", description.strip())
+    return re.sub(r"\s+", " ", text).replace("``", "`").replace("|", r"\|").removesuffix(".")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,196 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The losses of DiffusionAD: of the predicted noise, and of the predicted mask (paper Section III-D)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_transfusion.models.transfusion.parameters import check_arguments
+from anomalib_transfusion.models.transfusion.tensors import check_shape
+
+__all__ = ["DiffusionADLoss", "LossTerms", "Prediction", "Target", "cross_entropy", "focal_loss", "noise_loss"]
+
+# Logarithms of probabilities are not taken below this, as in torch's binary cross entropy.
+MIN_LOG = -100.0
+
+
+class Prediction(NamedTuple):
+    """What the two networks predict for a training batch.
+
+    Attributes:
+        noise: Noise at each of S scales, ``(S, B, 3, H, W)``.
+        reconstruction: Guided reconstruction in [-1, 1], ``(B, 3, H, W)``.
+        mask_logits: Logits of the anomaly mask, ``(B, 1, H, W)``.
+    """
+
+    noise: Tensor
+    reconstruction: Tensor
+    mask_logits: Tensor
+
+
+class Target(NamedTuple):
+    """The truth behind a training batch.
+
+    Attributes:
+        noise: The noise that was added at each of S scales, ``(S, B, 3, H, W)``.
+        mask: Anomaly mask in [0, 1], soft values included, ``(B, 1, H, W)``.
+        label: 1 for a sample with an anomaly, 0 for a normal one, ``(B,)``.
+    """
+
+    noise: Tensor
+    mask: Tensor
+    label: Tensor
+
+
+class LossTerms(NamedTuple):
+    """The loss and its terms, scalars, each already multiplied by its weight.
+
+    Attributes:
+        total: The sum of the others.
+        noise: Mean squared error of the noise of the normal samples.
+        focal: Focal loss of the mask.
+        smooth_l1: Smooth L1 loss of the mask.
+    """
+
+    total: Tensor
+    noise: Tensor
+    focal: Tensor
+    smooth_l1: Tensor
+
+
+def noise_loss(prediction: Tensor, noise: Tensor, label: Tensor) -> Tensor:
+    """Return the mean squared error of the predicted noise, averaged over scales and over normal samples.
+
+    Args:
+        prediction: Predicted noise, ``(S, B, 3, H, W)``.
+        noise: The noise, ``(S, B, 3, H, W)``.
+        label: 1 for a sample with an anomaly, ``(B,)``.
+
+    Returns:
+        Scalar; 0 where no sample is normal.
+    """
+    of_samples = F.mse_loss(prediction, noise, reduction="none").mean(dim=(0, 2, 3, 4))
+    normal = (label == 0).to(of_samples.dtype)
+    return (of_samples * normal).sum() / normal.sum().clamp(min=1)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, from_logits: bool = True) -> Tensor:
+    """Return the binary cross entropy of each pixel, for soft targets as well; logarithms are at least -100.
+
+    Args:
+        logits: Logits of any shape.
+        target: Targets in [0, 1] of the same shape.
+        from_logits: Whether it is computed from the logits. From probabilities in single precision, as published, a
+            pixel that is wrong with a logit above 17 has a loss of 100 and no gradient.
+
+    Returns:
+        The cross entropy, of the same shape.
+    """
+    if not from_logits:
+        return F.binary_cross_entropy(logits.sigmoid(), target, reduction="none")
+    positive, negative = (F.logsigmoid(sign * logits).clamp(min=MIN_LOG) for sign in (1, -1))
+    return -(target * positive + (1 - target) * negative)
+
+
+def focal_loss(entropy: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Return alpha (1 - p)^gamma CE of each pixel, with the cross entropy CE and p = exp(-CE) (Lin et al. 2017).
+
+    Args:
+        entropy: Cross entropy, of any shape.
+        alpha: Factor of both classes.
+        gamma: Exponent that takes weight from what is right already.
+
+    Returns:
+        The loss, of the same shape.
+    """
+    # 1 - exp(-x) without cancellation; above zero, where powers below 1 have no gradient.
+    return alpha * (-torch.expm1(-entropy)).clamp(min=1e-8).pow(gamma) * entropy
+
+
+class DiffusionADLoss(nn.Module):
+    """The loss of DiffusionAD. A weight of zero switches a term off.
+
+    Args:
+        noise_weight: Weight of the noise loss, which is averaged over the two scales, as in the paper, and over the
+            normal samples. The published code sums over the scales: 2. With half of a batch normal, 0.5 is a mean over
+            the whole batch.
+        focal_weight: Weight of the focal loss, at least 0.
+        smooth_l1_weight: Weight of the smooth L1 loss of the mask, at least 0.
+        focal_alpha: Factor of the focal loss, the same for both classes, above 0.
+        focal_gamma: Exponent of the focal loss, from 0 to 10.
+        focal_from_logits: Whether the focal loss is computed from logits, so that a pixel that is wrong with certainty
+            has a gradient. ``False`` for probabilities, as published.
+
+    Raises:
+        TypeError: If a parameter is no number.
+        ValueError: If a parameter is impossible, or all terms are off.
+    """
+
+    def __init__(
+        self,
+        noise_weight: float = 1.0,
+        focal_weight: float = 5.0,
+        smooth_l1_weight: float = 1.0,
+        focal_alpha: float = 0.5,
+        focal_gamma: float = 4.0,
+        focal_from_logits: bool = True,
+    ) -> None:
+        check_arguments(DiffusionADLoss.__init__, locals())
+        super().__init__()
+        weights = {"noise_weight": noise_weight, "focal_weight": focal_weight, "smooth_l1_weight": smooth_l1_weight}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                msg = f"{name}={weight} is impossible; expected a weight of at least 0. Use 0 to switch the term off."
+                raise ValueError(msg)
+        if not any(weights.values()):
+            msg = f"All of {', '.join(weights)} are 0; expected one above 0. Keep a term, or nothing is left to train."
+            raise ValueError(msg)
+        if not focal_alpha > 0:
+            msg = (
+                f"focal_alpha={focal_alpha} is impossible; expected a factor above 0. Use 0.5, the published one, and "
+                "focal_weight=0 to switch the focal loss off."
+            )
+            raise ValueError(msg)
+        if not 0 <= focal_gamma <= 10:
+            msg = (
+                f"focal_gamma={focal_gamma} is impossible; expected 0 (cross entropy) to 10. Use 4, the published one."
+            )
+            raise ValueError(msg)
+        self.noise_weight = noise_weight
+        self.focal_weight = focal_weight
+        self.smooth_l1_weight = smooth_l1_weight
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.focal_from_logits = focal_from_logits
+
+    def forward(self, prediction: Prediction, target: Target) -> LossTerms:
+        """Compute the loss of a batch.
+
+        Args:
+            prediction: What the networks predict.
+            target: The truth.
+
+        Returns:
+            The loss and its terms.
+
+        Raises:
+            ValueError: If a tensor has another shape.
+        """
+        scales, batch, _, *size = prediction.noise.shape
+        check_shape("The Target's noise", target.noise, scales, batch, 3, *size)
+        check_shape("The Target's mask", target.mask, batch, 1, *size)
+        check_shape("The Target's label", target.label, batch)
+        check_shape("The Prediction's mask_logits", prediction.mask_logits, batch, 1, *size)
+        with torch.autocast(prediction.noise.device.type, enabled=False):
+            logits, mask = prediction.mask_logits.float(), target.mask.float()
+            entropy = cross_entropy(logits, mask, self.focal_from_logits)
+            terms = (
+                self.noise_weight * noise_loss(prediction.noise.float(), target.noise.float(), target.label),
+                self.focal_weight * focal_loss(entropy, self.focal_alpha, self.focal_gamma).mean(),
+                self.smooth_l1_weight * F.smooth_l1_loss(logits.sigmoid(), mask),
+            )
+            return LossTerms(torch.stack(terms).sum(), *terms)

@@ -1,0 +1,134 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The segmentation sub-network of DiffusionAD: DRAEM's discriminative network with a single logit a pixel.
+
+anomalib has that network in its Draem, for two logits and 2x upsampling without aligned corners; the published one of
+DiffusionAD aligns them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SegmentationUNet"]
+
+# Image and reconstruction.
+IN_CHANNELS = 6
+# Channels of each level as multiples of the width, highest resolution first.
+MULTIPLIERS = (1, 2, 4, 8, 8, 8)
+MAX_WIDTH = 1024
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalization that a single value does not stop.
+
+    A training batch of one image of 32 x 32 pixels has one value a channel at the lowest resolution, of which there is
+    no variance. It is normalized as in evaluation.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(B, C, H, W)``."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return nn.functional.batch_norm(
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                eps=self.eps,
+            )
+        return super().forward(x)
+
+
+def convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """Return a 3x3 convolution, batch normalization and ReLU."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+        BatchNorm(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return two 3x3 convolutions, each with batch normalization and ReLU."""
+    return nn.Sequential(*convolution(in_channels, out_channels), *convolution(out_channels, out_channels))
+
+
+class UpBlock(nn.Module):
+    """Doubles the resolution, and merges what the encoder had at it.
+
+    Args:
+        in_channels: Channels of the input.
+        skip_channels: Channels of the encoder's features.
+        out_channels: Channels of the output, and of the doubled input.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            *convolution(in_channels, out_channels),
+        )
+        self.merge = double_convolution(out_channels + skip_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` and ``(B, skip_channels, 2 H, 2 W)`` to ``(B, out_channels, 2 H, 2 W)``."""
+        return self.merge(torch.cat((self.up(x), skip), dim=1))
+
+
+class SegmentationUNet(nn.Module):
+    """U-Net that compares an image with its reconstruction (paper Section III-C).
+
+    Args:
+        width: Channels at the highest resolution.
+
+    Raises:
+        ValueError: If the width is impossible.
+    """
+
+    # Five times halved.
+    stride = 2 ** (len(MULTIPLIERS) - 1)
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        if not 1 <= width <= MAX_WIDTH:
+            msg = (
+                f"segmentation_width={width} is impossible; expected 1 to {MAX_WIDTH} channels. Use 64, the published "
+                "width, or less for a smaller network."
+            )
+            raise ValueError(msg)
+        widths = [width * multiplier for multiplier in MULTIPLIERS]
+        self.encoder = nn.ModuleList(
+            double_convolution(before, after) for before, after in zip([IN_CHANNELS, *widths], widths, strict=False)
+        )
+        self.pool = nn.MaxPool2d(2)
+        # Each stage has the channels of the level above the one that it leads to; the last two have the width.
+        decoder, before = [], widths[-1]
+        for skip, after in zip(widths[-2::-1], (8 * width, 4 * width, 2 * width, width, width), strict=True):
+            decoder.append(UpBlock(before, skip, after))
+            before = after
+        self.decoder = nn.ModuleList(decoder)
+        self.output = nn.Conv2d(width, 1, kernel_size=3, padding=1)
+
+    def forward(self, images: Tensor, reconstruction: Tensor, channels_last: bool = False) -> Tensor:
+        """Predict where the images are anomalous.
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``; H and W multiples of 32.
+            reconstruction: Their reconstructions in [-1, 1], ``(B, 3, H, W)``.
+            channels_last: Whether to compute in channels-last memory.
+
+        Returns:
+            Logits, ``(B, 1, H, W)``.
+        """
+        x = torch.cat((images, reconstruction), dim=1)
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            x = block(self.pool(x) if skips else x)
+            skips.append(x)
+        skips.pop()
+        for block in self.decoder:
+            x = block(x, skips.pop())
+        return self.output(x)

@@ -1,0 +1,338 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""DiffusionAD as a PyTorch module: images in, anomaly maps and scores out."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
+from torch import Tensor, nn
+
+from anomalib_transfusion.models.transfusion.acceleration import (
+    Precision,
+    autocast_network,
+    check_precision,
+    prefers_channels_last,
+    run_network,
+)
+from anomalib_transfusion.models.transfusion.parameters import check_arguments
+from anomalib_transfusion.models.transfusion.tensors import check_images, check_shape
+from anomalib_transfusion.models.transfusion.tiling import check_tiler
+from anomalib_transfusion.networks.gaussian import (
+    Rates,
+    add_noise,
+    alpha_bar,
+    cosine_betas,
+    linear_betas,
+    predict_x_0,
+    rates,
+)
+
+from .checks import NoiseScales, Schedule, check_diffusion, check_evaluation, warn_of_extrapolation
+from .guidance import clamp_reconstruction, guidance_share, guided_reconstruction
+from .loss import Prediction
+from .segmentation import SegmentationUNet
+from .unet import NoiseUNet
+
+__all__ = ["Denoised", "Diffusion", "DiffusionADModel"]
+
+# Side of the fixed noise image, that of the published images; larger images repeat it.
+NOISE_SIDE = 256
+
+
+class Diffusion(NamedTuple):
+    """What is added to a training batch at S noise scales, the small one first.
+
+    Attributes:
+        timestep: Timestep of each sample, ``(S, B)``.
+        noise: Standard normal noise, ``(S, B, 3, H, W)``.
+    """
+
+    timestep: Tensor
+    noise: Tensor
+
+
+class Denoised(NamedTuple):
+    """Result of one-step denoising at S noise scales, the small one first.
+
+    Attributes:
+        noise: Predicted noise, ``(S, B, 3, H, W)``.
+        estimates: One-step estimates of the normal image in [-1, 1], ``(S, B, 3, H, W)``.
+        reconstruction: Their guided combination in [-1, 1], ``(B, 3, H, W)``.
+    """
+
+    noise: Tensor
+    estimates: Tensor
+    reconstruction: Tensor
+
+
+class DiffusionADModel(nn.Module):
+    """The two networks of DiffusionAD and norm-guided one-step denoising (paper Sections III-B and III-C).
+
+    Where no other is named, a default is the published value.
+
+    Args:
+        timesteps: Number of timesteps T, up to 10,000; with the linear schedule at least 21.
+        schedule: Noise schedule, ``linear`` or ``cosine``.
+        noise_scales: Scales that the image is reconstructed from: ``both``, the big one guiding the small one, or
+            ``small`` or ``big`` alone, which takes one pass of the network instead of two.
+        scale_split: In training, timesteps below it are the small scale, the others the big one; 1 to T - 1.
+        small_timestep: Timestep of the small scale in evaluation, at least 0.
+        big_timestep: Timestep of the big scale in evaluation, above ``small_timestep`` and below T.
+        guidance_weight: Weight w of the guidance, from 0 to 1000. With 0 evaluation takes one pass of the network.
+        detach_guide: Whether the loss of the mask trains the network through the small scale alone.
+        noise_draws: Number of noise images that maps are averaged over, 1 to 1000.
+        noise_seed: Seed of the noise in evaluation, which is the same for each image. ``None`` draws it anew for each,
+            as published: maps then change from run to run.
+        score_pixels: Number of the largest pixels of a map whose mean is the image's score, 1 to 1024.
+        base_channels: Channels of the reconstruction network at the highest resolution, a multiple of ``num_groups``.
+        channel_multipliers: Channels of each of its levels as multiples of ``base_channels``, highest resolution first;
+            the first is 1.
+        num_blocks: Its residual blocks a level.
+        attention_levels: Its levels with attention; negative ones count from the lowest resolution.
+        num_heads: Heads of its attention; they divide the channels of the levels with attention.
+        num_groups: Groups of its normalization.
+        segmentation_width: Channels of the segmentation network at the highest resolution, 1 to 1024.
+        precision: Of the networks' matrix products: ``bfloat16``, ``single`` (published), or ``auto`` for bfloat16
+            where the device is faster with it. Weights, losses and the diffusion stay in single precision.
+        channels_last: Whether the networks compute in channels-last memory; ``None``: where it is faster.
+        checkpointing: Whether training saves memory by running the reconstruction network's stages a second time in the
+            backward pass; results do not change.
+        compile: Whether the networks are compiled by ``torch.compile`` at their first call.
+
+    Raises:
+        TypeError: If a parameter has the wrong type; the message names it.
+        ValueError: If a parameter is impossible; the message names it.
+    """
+
+    rate_tables: Tensor
+    test_timestep: Tensor
+    test_noise: Tensor | None
+
+    def __init__(
+        self,
+        timesteps: int = 1000,
+        schedule: Schedule = "linear",
+        noise_scales: NoiseScales = "both",
+        scale_split: int = 300,
+        small_timestep: int = 200,
+        big_timestep: int = 400,
+        guidance_weight: float = 1.0,
+        detach_guide: bool = False,
+        noise_draws: int = 1,
+        noise_seed: int | None = 0,
+        score_pixels: int = 50,
+        base_channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4),
+        num_blocks: int = 2,
+        attention_levels: Sequence[int] = (-3, -2, -1),
+        num_heads: int = 4,
+        num_groups: int = 32,
+        segmentation_width: int = 64,
+        precision: Precision = "auto",
+        channels_last: bool | None = None,
+        checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002
+    ) -> None:
+        check_arguments(DiffusionADModel.__init__, locals())
+        super().__init__()
+        check_diffusion(timesteps, schedule, noise_scales, scale_split, small_timestep, big_timestep)
+        check_evaluation(guidance_weight, noise_draws, noise_seed, score_pixels)
+        check_precision(precision)
+        self.unet = NoiseUNet(
+            base_channels=base_channels,
+            channel_multipliers=channel_multipliers,
+            num_blocks=num_blocks,
+            attention_levels=attention_levels,
+            num_heads=num_heads,
+            num_groups=num_groups,
+            checkpointing=checkpointing,
+        )
+        self.segmentation = SegmentationUNet(segmentation_width)
+        # Both are powers of two.
+        self.stride = max(self.unet.stride, self.segmentation.stride)
+
+        table = rates(alpha_bar(linear_betas(timesteps) if schedule == "linear" else cosine_betas(timesteps)))
+        if noise_scales == "both":
+            warn_of_extrapolation(table, guidance_weight, max(small_timestep, scale_split - 1))
+        # Nothing of it is in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
+        self.register_buffer("rate_tables", torch.stack(table), persistent=False)
+        tested = [big_timestep] if noise_scales == "big" else [small_timestep]
+        # What guides nothing need not be computed.
+        if noise_scales == "both" and guidance_weight > 0:
+            tested.append(big_timestep)
+        self.register_buffer("test_timestep", torch.tensor(tested), persistent=False)
+        test_noise = None
+        if noise_seed is not None:
+            generator = torch.Generator().manual_seed(noise_seed)
+            # Draws first, so that the first ones do not depend on how many follow.
+            test_noise = torch.randn(noise_draws, 2, 3, NOISE_SIDE, NOISE_SIDE, generator=generator, device="cpu")
+        self.register_buffer("test_noise", test_noise, persistent=False)
+
+        self.timesteps = timesteps
+        self.noise_scales: NoiseScales = noise_scales
+        self.scale_split = scale_split
+        self.guidance_weight = guidance_weight
+        self.detach_guide = detach_guide
+        self.noise_draws = noise_draws
+        self.score_pixels = score_pixels
+        self.precision: Precision = precision
+        self.channels_last = channels_last
+        if compile:
+            self.unet.compile()
+            self.segmentation.compile()
+        self._tiler: Tiler | None = None
+
+    @property
+    def rates(self) -> Rates:
+        """Rates of image and noise of all timesteps, each ``(T,)``."""
+        return Rates(*self.rate_tables.unbind())
+
+    @property
+    def tiler(self) -> Tiler | None:
+        """The tiler of anomalib's ``TilerConfigurationCallback``: the networks see tiles, the rest whole images."""
+        return self._tiler
+
+    @tiler.setter
+    def tiler(self, tiler: Tiler | None) -> None:
+        if tiler is not None:
+            check_tiler(tiler, self.stride)
+        self._tiler = tiler
+
+    def forward(
+        self,
+        images: Tensor,
+        timestep: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Prediction | InferenceBatch:
+        """Predict what the loss needs in training mode, anomaly maps in evaluation mode.
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``; in training mode some with synthetic anomalies.
+            timestep: Training mode: timestep of each sample at each of S scales, ``(S, B)``.
+            noise: Training mode: noise of each sample at each scale, ``(S, B, 3, H, W)``.
+
+        Returns:
+            Training mode: predicted noise, reconstruction and logits of the mask. Evaluation mode: ``pred_score``
+            ``(B,)`` and ``anomaly_map`` ``(B, 1, H, W)``, both in [0, 1].
+
+        Raises:
+            TypeError: If the images are not floating point numbers.
+            ValueError: If a shape is wrong, the networks cannot divide the image's sides, or training lacks timestep or
+                noise.
+        """
+        if not self.training:
+            return self.predict(images)[0]
+        if timestep is None or noise is None:
+            given = {"timestep": timestep, "noise": noise}
+            absent = " and no ".join(name for name, value in given.items() if value is None)
+            msg = (
+                f"There is no {absent}: in training mode DiffusionADModel needs timestep and noise beside the images, "
+                "as draw_diffusion(images) gives them. Pass both, or call .eval() first to get anomaly maps."
+            )
+            raise ValueError(msg)
+        check_images(images, self.stride)
+        scales = 2 if self.noise_scales == "both" else 1
+        check_shape("timestep", timestep, scales, images.shape[0])
+        check_shape("noise", noise, scales, *images.shape)
+        with autocast_network(self.precision, images.device):
+            denoised = self._denoise(images, timestep, noise)
+            logits = self._segment(images, denoised.reconstruction)
+        return Prediction(denoised.noise, denoised.reconstruction, logits)
+
+    def draw_diffusion(self, images: Tensor) -> Diffusion:
+        """Draw timesteps and independent noise for a training batch, on its device.
+
+        Args:
+            images: The images, ``(B, 3, H, W)``.
+
+        Returns:
+            Timesteps, uniform on 0 ... ``scale_split`` - 1 for the small scale and on ``scale_split`` ... T - 1 for the
+            big one, and noise.
+        """
+        ranges = {"small": (0, self.scale_split), "big": (self.scale_split, self.timesteps)}
+        drawn = [
+            torch.randint(*bounds, (len(images),), device=images.device)
+            for scale, bounds in ranges.items()
+            if self.noise_scales in {"both", scale}
+        ]
+        return Diffusion(torch.stack(drawn), torch.randn((len(drawn), *images.shape), device=images.device))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, noise: Tensor | None = None) -> tuple[InferenceBatch, Denoised]:
+        """Return anomaly maps and scores together with the reconstructions behind them.
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``.
+            noise: Noise to use in place of the model's own, ``(S, B, 3, H, W)``.
+
+        Returns:
+            The batch of predictions and the denoised images; both are averaged over the draws of noise.
+
+        Raises:
+            TypeError: If the images are not floating point numbers.
+            ValueError: If a shape is wrong, or the networks cannot divide the image's sides.
+        """
+        check_images(images, self.stride)
+        scales = len(self.test_timestep)
+        if noise is not None:
+            check_shape("noise", noise, scales, *images.shape)
+        timestep = self.test_timestep[:, None].expand(-1, images.shape[0])
+        sums: list[Tensor] = []
+        draws = self._draw_noise(images, scales) if noise is None else [noise]
+        # One context for all draws: a GPU converts the weights once.
+        with autocast_network(self.precision, images.device):
+            for drawn in draws:
+                denoised = self._denoise(images, timestep, drawn)
+                results = [self._segment(images, denoised.reconstruction).sigmoid(), *denoised]
+                sums = [before + result for before, result in zip(sums, results, strict=True)] if sums else results
+        anomaly_map, *averages = (total / len(draws) for total in sums)
+        # In single precision a mean of numbers next to 1 may be above it.
+        scores = anomaly_map.flatten(1).topk(self.score_pixels).values.mean(dim=1).clamp(max=1)
+        return InferenceBatch(pred_score=scores, anomaly_map=anomaly_map), Denoised(*averages)
+
+    def _draw_noise(self, images: Tensor, scales: int) -> list[Tensor]:
+        """Return noise ``(S, B, 3, H, W)`` for each draw: the same for all images, or new where there is no seed."""
+        if self.test_noise is None:
+            shape = (scales, *images.shape)
+            return [torch.randn(shape, device=images.device, dtype=images.dtype) for _ in range(self.noise_draws)]
+        # By index, so that an exported model takes images of any size.
+        rows, columns = (torch.arange(side, device=images.device) % NOISE_SIDE for side in images.shape[2:])
+        noise = self.test_noise.to(images.dtype)[:, :scales, :, rows][..., columns]
+        return [drawn.unsqueeze(1).expand(-1, *images.shape) for drawn in noise]
+
+    def _denoise(self, images: Tensor, timestep: Tensor, noise: Tensor) -> Denoised:
+        """Estimate the normal images from all noise scales in one pass of the network."""
+        chosen = self.rates.at(timestep)
+        x_t = add_noise(images, noise, chosen)
+        predicted = self._predict_noise(x_t.flatten(0, 1), timestep.flatten()).view_as(x_t)
+        estimates = predict_x_0(x_t, predicted, chosen)
+        clamped = clamp_reconstruction(estimates)
+        if len(estimates) == 1:
+            return Denoised(predicted, clamped, clamped[0])
+        guide = clamped[1].detach() if self.detach_guide else clamped[1]
+        share = guidance_share(Rates(*(table[0] for table in chosen)), self.guidance_weight)
+        return Denoised(predicted, clamped, guided_reconstruction(estimates[0], guide, share))
+
+    def _predict_noise(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles where a tiler is set."""
+        run = partial(run_network, self.unet, channels_last=self._channels_last(x_t))
+        if self.tiler is None:
+            return run(x_t, timestep).to(x_t.dtype)
+        tiles = self.tiler.tile(x_t)
+        # All tiles of an image follow each other.
+        return self.tiler.untile(run(tiles, timestep.repeat_interleave(len(tiles) // len(x_t)))).to(x_t.dtype)
+
+    def _segment(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """Run the segmentation network, on tiles where a tiler is set."""
+        run = partial(run_network, self.segmentation, channels_last=self._channels_last(images))
+        if self.tiler is None:
+            return run(images, reconstruction).to(images.dtype)
+        return self.tiler.untile(run(self.tiler.tile(images), self.tiler.tile(reconstruction))).to(images.dtype)
+
+    def _channels_last(self, images: Tensor) -> bool:
+        return prefers_channels_last(images) if self.channels_last is None else self.channels_last

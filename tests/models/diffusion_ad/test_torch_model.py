@@ -1,0 +1,272 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""DiffusionAD as a PyTorch module: maps that depend on their image alone, any size, small batches, any way to run."""
+
+import copy
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+from anomalib.data.utils.tiler import Tiler
+
+from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss, Target
+from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
+from anomalib_transfusion.models.diffusion_ad.training_sample import (
+    draw_training_sample,
+    product_kind,
+    published_structure_share,
+)
+from anomalib_transfusion.synthesis.blending import BlendedAnomalyGenerator
+
+from .networks import build, photograph
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+def step(model, images, label=None):
+    """Run a training step, and return its loss."""
+    timestep, noise = model.draw_diffusion(images)
+    label = torch.arange(len(images)) % 2 if label is None else label
+    mask = label.view(-1, 1, 1, 1).float() * (torch.rand(len(images), 1, *images.shape[2:]) > 0.9)
+    terms = DiffusionADLoss()(model.train()(images, timestep, noise), Target(noise, mask, label.float()))
+    terms.total.backward()
+    return terms
+
+
+@pytest.mark.parametrize("parameters", [{}, {"noise_draws": 3}, {"noise_scales": "big"}, {"guidance_weight": 0.0}])
+def test_a_map_is_a_function_of_its_image(parameters):
+    model = build(**parameters)
+    images = photograph(3, 64, 32)
+    together = model(images)
+    assert together.anomaly_map.shape == (3, 1, 64, 32)
+    assert together.pred_score.shape == (3,)
+    for index, image in enumerate(images):
+        alone = model(image[None])
+        torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=0, atol=1e-4)
+    again = copy.deepcopy(model)
+    torch.manual_seed(123)
+    assert torch.equal(again(images).anomaly_map, together.anomaly_map)
+
+
+def test_noise_is_another_by_seed_and_none_is_anew_each_time(model):
+    images = photograph(1, 32, 32)
+    assert not torch.equal(build(noise_seed=1)(images).anomaly_map, model(images).anomaly_map)
+    fresh = build(noise_seed=None)
+    assert not torch.equal(fresh(images).anomaly_map, fresh(images).anomaly_map)
+
+
+def test_noise_of_both_scales_is_independent_and_normal(model):
+    small, big = model.test_noise[0].flatten(1)
+    assert abs(small.mean()) < 0.01
+    assert abs(small.std() - 1) < 0.01
+    assert abs((small * big).mean()) < 0.01
+
+
+def test_draws_are_averaged():
+    images = photograph(2, 32, 32)
+    three = build(noise_draws=3)
+    noise = three.test_noise[..., :32, :32]
+    alone = [three.predict(images, drawn.unsqueeze(1).expand(-1, 2, -1, -1, -1))[0].anomaly_map for drawn in noise]
+    torch.testing.assert_close(three(images).anomaly_map, torch.stack(alone).mean(dim=0), rtol=0, atol=1e-6)
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
+    # The first draw is the same, however many follow.
+    assert torch.equal(build(noise_draws=1).test_noise[0], three.test_noise[0])
+
+
+def test_the_score_is_the_mean_of_the_largest_pixels():
+    images = photograph(2, 32, 32)
+    for count in (1, 50, 1024):
+        found = build(score_pixels=count)(images)
+        expected = found.anomaly_map.flatten(1).sort(dim=1, descending=True).values[:, :count].mean(dim=1)
+        torch.testing.assert_close(found.pred_score, expected)
+
+
+def test_images_larger_than_the_noise_repeat_it(model):
+    images = photograph(1, 288, 32)
+    drawn = model._draw_noise(images, 2)[0]
+    assert torch.equal(drawn[..., 256:, :], drawn[..., :32, :])
+    assert torch.isfinite(model(images).anomaly_map).all()
+
+
+def test_nothing_but_weights_is_in_the_state_dict(model):
+    assert {key.split(".")[0] for key in model.state_dict()} == {"unet", "segmentation"}
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("labels", ["normal", "anomalous", "mixed"])
+def test_small_batches_train_without_nan(batch, labels, size):
+    model = build()
+    label = {"normal": torch.zeros(batch), "anomalous": torch.ones(batch), "mixed": torch.arange(batch) % 2}[labels]
+    terms = step(model, photograph(batch, *size), label)
+    assert all(torch.isfinite(term) for term in terms)
+    assert (terms.noise == 0) == bool(label.all())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_diffusion_of_a_training_batch(batch):
+    model = build(scale_split=100, big_timestep=250, timesteps=400)
+    draws = [model.draw_diffusion(torch.zeros(batch, 3, 8, 8)) for _ in range(200)]
+    timesteps = torch.cat([draw.timestep for draw in draws], dim=1)
+    assert (timesteps[0].min(), timesteps[0].max()) >= (0, 80)
+    assert timesteps[0].max() < 100 <= timesteps[1].min()
+    assert timesteps[1].max() < 400
+    assert timesteps[0].float().mean() == pytest.approx(49.5, abs=8)
+    noise = torch.cat([draw.noise for draw in draws], dim=1)
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_one_scale_is_drawn_where_one_is_used():
+    for scale, least, most in (("small", 0, 299), ("big", 300, 999)):
+        timestep, noise = build(noise_scales=scale).draw_diffusion(torch.zeros(40, 3, 32, 32))
+        assert timestep.shape == (1, 40)
+        assert noise.shape == (1, 40, 3, 32, 32)
+        assert least <= timestep.min() <= timestep.max() <= most
+
+
+def gradients(**parameters):
+    """Return the gradients of a training step by name."""
+    model = build(**parameters)
+    torch.manual_seed(7)
+    step(model, photograph(2, 32, 32))
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_checkpointing_changes_no_gradient():
+    plain, saved = gradients(), gradients(checkpointing=True)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(saved[name], gradient, rtol=0, atol=1e-5 * max(1, gradient.abs().max().item()))
+
+
+def test_the_mask_trains_the_reconstruction_network_through_both_scales():
+    """Of anomalous samples alone, whose noise trains nothing; with a detached guide through one scale."""
+
+    def of_mask(**parameters):
+        model = build(**parameters)
+        torch.manual_seed(7)
+        step(model, photograph(2, 32, 32), torch.ones(2))
+        return model.unet.output.weight.grad
+
+    assert of_mask().norm() > 0
+    assert of_mask(detach_guide=True).norm() > 0
+    assert not torch.allclose(of_mask(), of_mask(detach_guide=True))
+
+
+def test_bfloat16_gives_nearly_the_same_maps(model):
+    images = photograph(2, 32, 64)
+    expected = model(images)
+    found = build(precision="bfloat16")(images)
+    assert found.anomaly_map.dtype == torch.float32
+    # Random weights amplify rounding as trained ones do not.
+    assert (found.anomaly_map - expected.anomaly_map).abs().mean() < 0.15 * expected.anomaly_map.std()
+    terms = step(build(precision="bfloat16", channels_last=True, checkpointing=True), images)
+    assert all(torch.isfinite(term) and term.dtype == torch.float32 for term in terms)
+
+
+def test_tiles(model):
+    """Networks see tiles, so that a tile of an image has the map that it has as an image with the same noise."""
+    tiled = copy.deepcopy(model)
+    tiled.tiler = Tiler(tile_size=32, stride=32)
+    images = photograph(2, 64, 32)
+    found = tiled(images).anomaly_map
+    noise = model._draw_noise(images, 2)[0]
+    for top in (0, 32):
+        part = slice(top, top + 32)
+        expected = model.predict(images[:, :, part], noise[..., part, :])[0].anomaly_map
+        torch.testing.assert_close(found[:, :, part], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"tile_size=\(48, 48\) does not fit"):
+        tiled.tiler = Tiler(tile_size=48, stride=48)
+
+
+def test_layers_may_be_replaced(model):
+    """Tools that quantise or hook layers find all of them used as modules."""
+    called = set()
+    watched = copy.deepcopy(model)
+    for name, module in watched.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    watched(photograph(1, 32, 32))
+    leaves = {name for name, module in watched.named_modules() if not list(module.children())}
+    assert leaves <= called
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear})
+    images = photograph(1, 32, 32)
+    assert (quantised(images).anomaly_map - model(images).anomaly_map).abs().mean() < 0.05
+
+
+def test_predictions_leave_the_images_alone(model):
+    images = photograph(2, 64, 64)
+    before = images.clone()
+    model(images)
+    assert torch.equal(images, before)
+
+
+def test_sizes_of_images(model):
+    with pytest.raises(ValueError, match=r"40x64 pixels .*multiples of 32. The nearest sizes are 32x64 or 64x64"):
+        model(torch.rand(1, 3, 40, 64))
+    deeper = DiffusionADModel(base_channels=32, channel_multipliers=(1,) * 7, num_blocks=1, segmentation_width=1)
+    with pytest.raises(ValueError, match="multiples of 64"):
+        deeper.eval()(torch.rand(1, 3, 32, 64))
+
+
+def test_guidance_that_extrapolates_is_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(guidance_weight=1.6)
+        build(guidance_weight=1000.0, noise_scales="small", small_timestep=700)
+    with pytest.warns(UserWarning, match=r"guidance_weight=1.7 .* by 1.03 .* at timestep 299; .* Use 1.66 or less"):
+        build(guidance_weight=1.7)
+    with pytest.warns(UserWarning, match="at timestep 400"):
+        build(guidance_weight=1.6, small_timestep=400, big_timestep=500)
+
+
+def test_training_samples():
+    torch.manual_seed(0)
+    model = build()
+    images = photograph(4, 64, 64)
+    generator = BlendedAnomalyGenerator(None, published_structure_share("object"))
+    sample = draw_training_sample(generator, model, images)
+    assert sample.timestep.shape == (2, 4)
+    assert sample.target.noise.shape == (2, 4, 3, 64, 64)
+    assert sample.target.label.tolist() == [1, 1, 0, 0]
+    assert torch.equal(sample.images[2:], images[2:])
+    prediction = model.train()(sample.images, sample.timestep, sample.target.noise)
+    assert torch.isfinite(DiffusionADLoss()(prediction, sample.target).total)
+
+
+def test_kinds_of_products():
+    textures = ["carpet", "zipper", "leather", "tile", "wood", "grid", "Class1", "Class10"]
+    assert {product_kind(name) for name in textures} == {"texture"}
+    assert {product_kind(name) for name in ("bottle", "capsules", "Class11", "metal_plate")} == {"object"}
+    assert [published_structure_share(kind) for kind in ("object", "texture")] == [0.5, 0]
+
+
+def test_a_few_steps_bring_the_loss_down():
+    torch.manual_seed(0)
+    model = DiffusionADModel(
+        base_channels=16,
+        num_groups=8,
+        channel_multipliers=(1, 2),
+        num_blocks=1,
+        attention_levels=(),
+        segmentation_width=4,
+        precision="single",
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    generator = BlendedAnomalyGenerator(None)
+    images = photograph(4, 32, 32)
+    losses = []
+    for _ in range(60):
+        sample = draw_training_sample(generator, model, images)
+        terms = DiffusionADLoss()(model.train()(sample.images, sample.timestep, sample.target.noise), sample.target)
+        optimizer.zero_grad()
+        terms.total.backward()
+        optimizer.step()
+        losses.append(terms.total.item())
+    means = [sum(losses[start : start + 20]) for start in (0, 20, 40)]
+    assert all(later < earlier for earlier, later in pairwise(means))
