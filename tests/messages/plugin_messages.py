@@ -58,7 +58,7 @@ PLUGIN = [
             lambda: anomalib_transfusion.Transfusion,
             AttributeError,
             "'Transfusion'",
-            "it has DemoSurface, MVTec, TransFusion",
+            "it has DemoSurface, MVTec, MultiCategory, TransFusion",
             "Check the spelling",
         ),
     ),
