@@ -8,7 +8,7 @@ MINUTES ?= 25## of bench-gpu and quality: time for everything
 GPU_PYTHON ?= $(BIN)/python## of bench-gpu: an interpreter that has PyTorch with CUDA, anomalib and Lightning
 DATASETS ?= $(or $(TRANSFUSION_DATASETS),../shared/datasets)## of quality and bench-gpu: a folder with MVTecAD/CATEGORY and dtd
 CATEGORY ?= magnetic_tile## of quality: the category
-ARGUMENTS ?=## of quality and bench-gpu: further arguments, as ARGUMENTS='--set image_size=128'
+ARGUMENTS ?=## of quality and bench-gpu: further arguments, as ARGUMENTS='image_size=128 size=full'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo lint test test-slow test-versions bench bench-gpu quality clean

@@ -1,12 +1,13 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every contender of the benchmarks, one line each at the end of this file, and the sizes at which they meet."""
+"""The ways to do the work that contenders of configs/benchmark/speed.yaml have, and the sizes at which they meet."""
 
 import argparse
 import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import skimage
 import torch
+import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +31,7 @@ from measure import Built, Contender, Setting
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_path import plain_copy, plain_reverse_process, plain_synthesis, plain_training_step
 
+CONFIG = Path(__file__).resolve().parents[1] / "configs/benchmark/speed.yaml"
 # The networks: of the tests, of the demo, and of the paper.
 NETWORKS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -235,9 +238,21 @@ def _plain_inference(setting: Setting) -> Built:
     return Built(partial(plain_reverse_process, model, images), len(images) * _shorten(setting, model))
 
 
-def _anomalib_model(setting: Setting, make: Callable[[Setting], nn.Module]) -> Built:
-    """Run another model of anomalib with weights drawn at random, which take as long as any."""
-    model, images = make(setting).to(setting.device).eval(), _images(setting)
+def _model(
+    setting: Setting,
+    class_path: str,
+    init_args: dict[str, Any] | None = None,
+    tiny: dict[str, Any] | None = None,
+) -> Built:
+    """Run another network with weights drawn at random, which take as long as any."""
+    module, name = class_path.rsplit(".", 1)
+    arguments = {**(init_args or {}), **((tiny or {}) if setting.size == "tiny" else {})}
+    model = getattr(import_module(module), name)(**arguments)
+    if hasattr(model, "memory_bank"):
+        with torch.no_grad():
+            channels = model(_images(setting, 1).cpu()).shape[1]
+        model.memory_bank = torch.rand(setting.memory_bank, channels)
+    model, images = model.to(setting.device).eval(), _images(setting)
 
     @torch.no_grad()
     def predict() -> None:
@@ -246,67 +261,31 @@ def _anomalib_model(setting: Setting, make: Callable[[Setting], nn.Module]) -> B
     return Built(predict, setting.batch)
 
 
-def _draem(setting: Setting) -> nn.Module:
-    del setting
-    from anomalib.models.image.draem.torch_model import DraemModel
-
-    return DraemModel()
-
-
-def _efficient_ad(setting: Setting) -> nn.Module:
-    del setting
-    from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
-
-    return EfficientAdModel()
-
-
-def _patchcore(setting: Setting) -> nn.Module:
-    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-
-    backbone = "resnet18" if setting.size == "tiny" else "wide_resnet50_2"
-    model = PatchcoreModel(layers=("layer2", "layer3"), backbone=backbone, pre_trained=False)
-    with torch.no_grad():
-        channels = model(_images(setting, 1).cpu()).shape[1]
-    model.memory_bank = torch.rand(setting.memory_bank, channels)
-    return model
+# Ways to do the work, and the operations that each needs for a unit.
+BUILDERS: dict[str, tuple[Callable[..., Built], Callable[[Setting], float] | None]] = {
+    "anomalib_perlin": (_anomalib_perlin, None),
+    "our_generator": (_our_generator, None),
+    "our_sampler": (_our_sampler, None),
+    "plain_sampler": (_plain_sampler, None),
+    "plain_training": (_plain_training, _flops_of_training),
+    "our_training": (_our_training, _flops_of_training),
+    "plain_inference": (_plain_inference, _flops_of_inference),
+    "our_inference": (_our_inference, _flops_of_inference),
+    "model": (_model, None),
+}
 
 
-def _variants(build: Callable[..., Built], flops: Callable[[Setting], float]) -> list[Contender]:
-    """List the precisions, memory formats and compilation of one way to do the work."""
-    return [
-        Contender(
-            f"{name}, {memory_format}{', compiled' if compiled else ''}",
-            partial(build, precision=precision, channels_last=memory_format == "channels last", compiled=compiled),
-            flops,
-            compiled=compiled,
-        )
-        for compiled in (False, True)
-        for name, precision in (("bf16", "bfloat16"), ("fp32", "single"))
-        for memory_format in ("channels last", "NCHW")
-    ]
+def read_contenders(path: Path = CONFIG) -> dict[str, list[Contender]]:
+    """Read the contenders of each benchmark from a config."""
+    lists: dict[str, list[Contender]] = {}
+    for benchmark, entries in yaml.safe_load(path.read_text("utf-8")).items():
+        lists[benchmark] = []
+        for entry in entries:
+            build, flops = BUILDERS[entry["build"]]
+            arguments = entry.get("arguments", {})
+            compiled = arguments.get("compiled", False)
+            lists[benchmark].append(Contender(entry["name"], partial(build, **arguments), flops, compiled))
+    return lists
 
 
-# The lists: most important first, which matters where the time is short.
-
-SYNTHESIS = [
-    Contender("PerlinAnomalyGenerator", _anomalib_perlin),
-    Contender("anomalies", _our_generator),
-    Contender("whole samples", _our_sampler),
-    Contender("plain path, whole samples", _plain_sampler),
-]
-
-TRAINING = [
-    Contender("plain path", _plain_training, _flops_of_training),
-    Contender("default", _our_training, _flops_of_training),
-    Contender("synthesis alone", partial(_our_sampler, per=1)),
-    *_variants(_our_training, _flops_of_training),
-]
-
-INFERENCE = [
-    Contender("plain path", _plain_inference, _flops_of_inference),
-    Contender("default", _our_inference, _flops_of_inference),
-    *_variants(_our_inference, _flops_of_inference),
-    Contender("Draem", partial(_anomalib_model, make=_draem)),
-    Contender("EfficientAd", partial(_anomalib_model, make=_efficient_ad)),
-    Contender("Patchcore", partial(_anomalib_model, make=_patchcore)),
-]
+SYNTHESIS, TRAINING, INFERENCE = (read_contenders()[name] for name in ("synthesis", "training", "inference"))

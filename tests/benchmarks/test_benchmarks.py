@@ -20,6 +20,7 @@ import pytest
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import contenders
 import gpu
 
 
@@ -205,6 +206,23 @@ def test_foreground(tmp_path):
     assert (grass["estimated"], grass["overlap (IoU)"]) == ("100.0", grass["true"])
     assert rows["coins.png"]["true"] == ""
     assert (tmp_path / "foreground.jpg").stat().st_size > 10_000
+
+
+def test_a_new_contender_is_an_entry_in_the_config(tmp_path):
+    path = contenders.CONFIG
+    lists = contenders.read_contenders()
+    assert [len(lists[name]) for name in ("synthesis", "training", "inference")] == [4, 11, 13]
+    assert {one.name for one in lists["inference"] if one.compiled} == {
+        f"{precision}, {layout}, compiled" for precision in ("bf16", "fp32") for layout in ("channels last", "NCHW")
+    }
+    text = path.read_text("utf-8")
+    added = "  - { name: STFPM, build: model, arguments: { class_path: torch.nn.Identity } }\n"
+    (tmp_path / "speed.yaml").write_text(text + added)
+    last = contenders.read_contenders(tmp_path / "speed.yaml")["inference"][-1]
+    built = last.build(contenders.Setting("tiny", "cpu", 2, 32))
+    assert last.name == "STFPM"
+    assert built.units == 2
+    built.call()
 
 
 def test_gpu_list_without_time_runs_nothing(tmp_path):

@@ -71,9 +71,10 @@ class BenchmarkJob(Job):
         # What a row before has left behind counts neither for this one's memory nor for its chance to run.
         gc.collect()
         device = torch.device("cuda", task_id or 0) if self.row.accelerator == "cuda" else torch.device("cpu")
-        result = {"status": "failed", "error": None, **self.row.columns(), "started": _now(), **environment(device)}
+        result = {"status": "failed", "error": None, **self.row.columns(), "started": _now()}
         start = perf_counter()
         try:
+            result |= environment(device)
             result |= self._measure(device)
             result["status"] = "done"
         except Exception as error:
