@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -141,25 +142,46 @@ def test_pooled_thresholds_are_those_of_all_images(trained, root, tmp_path):
     assert not any(equal(model.post_processor.state_dict(), of) for of in statistics_of(trained.model).values())
 
 
-def test_two_processes_give_what_one_gives(trained, root, tmp_path):
+@pytest.fixture(scope="module")
+def processes(trained, root, tmp_path_factory):
+    """Return the folder of an evaluation and a training on two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    for what in ("evaluate", "train"):
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("by_category.py"), what, root, trained.checkpoint, folder],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_two_processes_draw_the_categories_equally_often(processes):
+    drawn = json.loads((processes / "drawn.json").read_text())
+    assert len(drawn) == 2
+    epochs = [first + second for first, second in zip(*drawn, strict=True)]
+    assert len(epochs) == 2
+    for epoch, (first, second) in zip(epochs, zip(*drawn, strict=True), strict=True):
+        # 48 images, three categories, two processes; each image once, since the categories are equally large.
+        assert len(first) == len(second) == 24
+        assert Counter(category for category, _ in epoch) == dict.fromkeys(CATEGORIES, 16)
+        assert len({path for _, path in epoch}) == 48
+    assert epochs[0] != epochs[1]
+
+
+def test_two_processes_give_what_one_gives(trained, processes, root, tmp_path):
     run, model = engine(tmp_path), padim()
     # A batch each: rounding in the network depends on what else is in a batch.
     data = many(root, eval_batch_size=1)
     run.validate(model, datamodule=data, ckpt_path=trained.checkpoint)
     [expected] = run.test(model, datamodule=data)
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("by_category.py"), root, trained.checkpoint, tmp_path],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((tmp_path / "metrics.json").read_text()) == expected
-    thresholds = torch.load(tmp_path / "thresholds.pt", weights_only=True)
+    assert json.loads((processes / "metrics.json").read_text()) == expected
+    thresholds = torch.load(processes / "thresholds.pt", weights_only=True)
     assert set(thresholds["statistics"]) == set(CATEGORIES)
     for category, found in statistics_of(model).items():
         assert equal(thresholds["statistics"][category], found), category
