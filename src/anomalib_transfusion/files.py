@@ -1,14 +1,53 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that are either written whole or not at all."""
+"""Files that are either written whole or not at all, and names that file systems take."""
 
+import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["fitting_name", "marked_name", "written_whole"]
+
+# Of one name, in bytes, on the file systems of Linux and macOS. Windows counts 255 UTF-16 units, which are never more.
+LONGEST_NAME = 255
+
+
+def fitting_name(name: str) -> str:
+    """Return the name of a file, shortened where it has more bytes than a file system takes.
+
+    Args:
+        name: The name, without folders. In UTF-8, a Chinese character has three bytes.
+
+    Returns:
+        The name, or as many of its first characters as fit, a mark of the whole name, and its suffix.
+    """
+    return name if len(os.fsencode(name)) <= LONGEST_NAME else marked_name(name, name)
+
+
+def marked_name(name: str, source: str) -> str:
+    """Return the name of a file with eight hexadecimal digits that stand for something, before its suffix.
+
+    Args:
+        name: The name, without folders; shortened at the end of a character where it would not fit.
+        source: What the mark stands for.
+
+    Returns:
+        ``STEM~MARK.SUFFIX``; names with different sources differ.
+    """
+    mark = hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
+    suffix = Path(name).suffix
+    # A long suffix is no suffix, but the rest of a name with a dot.
+    if len(os.fsencode(suffix)) > LONGEST_NAME // 2:
+        suffix = ""
+    stem = name.removesuffix(suffix)
+    end = f"~{mark}{suffix}"
+    while len(os.fsencode(stem + end)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + end
 
 
 @contextmanager
@@ -16,7 +55,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Give a file beside another to write into, which takes the other's place when it is whole.
 
     What was there before stays until then, and for good where writing fails. Of a killed process, a file
-    ``.NAME.partial`` may stay behind, which the next one writes over.
+    ``.NAME.partial`` may stay behind (shortened where that is too long for a name), which the next one writes over.
 
     Args:
         path: The file to write.
@@ -27,7 +66,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written, with the name of the file.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(fitting_name(f".{path.name}.partial"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -36,11 +75,14 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        kept = "The file that was there before is kept. " if path.exists() else ""
-        msg = (
-            f"{path} could not be written ({error.strerror or error}). {kept}Check that the disk has space and that "
-            "the folder is writable."
+        # Not Path.exists, which raises for a path that is too long.
+        kept = "The file that was there before is kept. " if os.path.exists(path) else ""  # noqa: PTH110
+        remedy = (
+            "Choose a folder with a shorter path, or a shorter name."
+            if error.errno == errno.ENAMETOOLONG
+            else "Check that the disk has space and that the folder is writable."
         )
+        msg = f"{path} could not be written ({error.strerror or error}). {kept}{remedy}"
         raise OSError(error.errno, msg) from error
     finally:
         # Where there is no folder there is nothing to remove, and the error above is the one to read.

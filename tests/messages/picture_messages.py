@@ -183,14 +183,6 @@ PICTURES = [
             "there are 2 images",
             "Pass a folder instead",
         ),
-        Message(
-            "{} would be written to the same file",
-            lambda tmp_path: explain(tmp_path, "a.png", "a.jpg"),
-            ValueError,
-            "a.jpg",
-            "would be written to the same file",
-            "Pass them one by one",
-        ),
     ),
     *in_module(
         "visualization/training_grid.py",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageItem, PredictDataset
+from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
 from anomalib.visualization import ImageVisualizer
@@ -298,3 +298,77 @@ def test_killed_run_leaves_no_page_or_the_one_before(surface_root, tmp_path):
     (folder / "index.html").write_text("of the run before")
     assert run(tmp_path, surface_root, 1, "dies").returncode == -signal.SIGKILL
     assert (folder / "index.html").read_text() == "of the run before"
+
+
+def images_at(folder, *names):
+    """Make small images, and return their folder."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (10 * number, 200, 30)).save(folder / name)
+    return folder
+
+
+def sheets(folder):
+    """Return the sheets of a folder; the page lists each of them once."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix not in {"", ".html"}}
+    listed = [row["name"] for row in embedded(folder / "index.html")["results"]]
+    assert sorted(listed) == sorted(found)
+    return found
+
+
+def test_images_of_equal_names_in_folders_of_equal_names(tiny, engine, tmp_path):
+    names = ["monday/cam1/0.png", "tuesday/cam1/0.png", "tuesday/cam2/0.png", "cam3/a.tif", "cam3/a.tif.png"]
+    images = images_at(tmp_path / "in", *names, f"cam3/{'漆' * 83}.tiff")
+    folder = tmp_path / "own"
+    engine.predict(tiny(visualizer=ResultSheet(output_dir=folder)), dataset=PredictDataset(path=images))
+    found = sheets(folder)
+    assert {"monday/cam1/0.png", "tuesday/cam1/0.png", "cam2/0.png", "cam3/a.tif.png"} <= found
+    assert len(found) == 6
+
+
+def test_lots_of_one_data_module(tiny, engine, tmp_path):
+    """Outside of the data module's name; several batches, and the sheets of one image show that image."""
+    images_at(tmp_path, *(f"lot{lot}/{kind}/{n}.png" for lot in "AB" for kind in ("good", "bad") for n in range(2)))
+    data = Folder(
+        name="gadget",
+        root=tmp_path,
+        normal_dir="lotA/good",
+        normal_test_dir=["lotA/good", "lotB/good"],
+        abnormal_dir=["lotA/bad", "lotB/bad"],
+        eval_batch_size=3,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
+    folder = tmp_path / "own"
+    engine.test(tiny(visualizer=ResultSheet(output_dir=folder)), datamodule=data)
+    expected = {f"lot{lot}/{kind}/{n}.png" for lot in "AB" for kind in ("good", "bad") for n in range(2)}
+    assert sheets(folder) == expected
+
+
+class Unlisted(torch.utils.data.Dataset):
+    """A data set that does not tell its files beforehand, or has none."""
+
+    def __init__(self, items, paths):
+        self.items = items
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        item = self.items[index]
+        item.image_path = self.paths[index]
+        return item
+
+
+@pytest.mark.parametrize("with_paths", [True, False])
+def test_data_set_that_does_not_tell_its_files(tiny, engine, tmp_path, with_paths):
+    images = images_at(tmp_path / "in", "monday/cam1/0.png", "tuesday/cam1/0.png", "tuesday/cam1/1.png")
+    items = list(PredictDataset(path=images))
+    paths = [item.image_path if with_paths else None for item in items]
+    loader = torch.utils.data.DataLoader(Unlisted(items, paths), batch_size=2, collate_fn=ImageBatch.collate)
+    folder = tmp_path / "own"
+    engine.predict(tiny(visualizer=ResultSheet(output_dir=folder)), dataloaders=loader)
+    found = sheets(folder)
+    assert len(found) == 3
+    assert not with_paths or {"cam1/0.png", "cam1/1.png"} < found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .film_strip import check_output, visualize_reverse_process
+from .output_names import plain_path, tell_apart
 
 __all__ = ["explain_files"]
 
@@ -108,7 +109,7 @@ def _find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             msg = f"There is no {path}. Pass an image, or a folder of images."
             raise FileNotFoundError(msg)
-    return list(dict.fromkeys(image.absolute() for image in images))
+    return list(dict.fromkeys(plain_path(image.absolute()) for image in images))
 
 
 def _is_file(output: Path) -> bool:
@@ -121,7 +122,7 @@ def _plan(images: Sequence[Path], output: Path) -> list[list[Path]]:
 
     Raises:
         FileNotFoundError: If there is no folder to write into.
-        ValueError: If one file is to hold several images, two images would have one name, or a suffix is unknown.
+        ValueError: If one file is to hold several images, or a suffix is unknown.
     """
     if _is_file(output):
         check_output(output)
@@ -131,10 +132,5 @@ def _plan(images: Sequence[Path], output: Path) -> list[list[Path]]:
         return [[output]]
     # The folders below the one that all images share keep apart images of one name.
     shared = Path(os.path.commonpath([image.parent for image in images]))
-    stems = [output / image.relative_to(shared).with_suffix("") for image in images]
-    twice = [stem for stem in stems if stems.count(stem) > 1]
-    if twice:
-        same = ", ".join(str(image) for image, stem in zip(images, stems, strict=True) if stem == twice[0])
-        msg = f"{same} would be written to the same file {twice[0].with_suffix(SUFFIXES[0])}. Pass them one by one."
-        raise ValueError(msg)
-    return [[stem.parent / f"{stem.name}{suffix}" for suffix in SUFFIXES] for stem in stems]
+    strips = tell_apart(images, lambda image: image.relative_to(shared).with_name(f"{image.stem}{SUFFIXES[0]}"))
+    return [[output / strips[image].with_suffix(suffix) for suffix in SUFFIXES] for image in images]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ from PIL import Image
 from torch import distributed
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anomalib_transfusion.files import written_whole
+from anomalib_transfusion.files import fitting_name, marked_name, written_whole
 
+from .output_names import as_one_name, plain_path, tell_apart
 from .result_page import Result, Summary, write_page
 from .sheet_drawing import caption, difference_panel, halves, labelled, side_by_side
 
@@ -47,6 +48,8 @@ class ResultSheet(ImageVisualizer):
         super().__init__(*args, **kwargs)
         # By sheet, of the run that is under way: an image that comes twice is listed once.
         self._results: dict[str, Result] = {}
+        self._places: dict[Path, PurePath] = {}
+        self._claimed: set[str] = set()
 
     def panels(self, item: ImageItem, reconstruction: torch.Tensor) -> list[Image.Image]:
         """Draw the panels of a sheet: anomalib's, the reconstruction, and the difference of image and reconstruction.
@@ -99,9 +102,14 @@ class ResultSheet(ImageVisualizer):
         return names
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the run before."""
-        del trainer, pl_module
+        """Forget the run before, and decide where the sheets of this one go."""
+        # Not above: the models import this package.
+        from anomalib_transfusion.models.transfusion.image_files import evaluated_images
+
+        del pl_module
         self._results = {}
+        self._places = tell_apart(map(plain_path, evaluated_images(trainer)), lambda image: usual_place(image, trainer))
+        self._claimed = {as_one_name(*place.parts) for place in self._places.values()}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before."""
@@ -118,20 +126,15 @@ class ResultSheet(ImageVisualizer):
     ) -> None:
         """Write the sheets of a batch, in the folders that the images have in their data set."""
         del outputs, batch_idx, dataloader_idx
-        datamodule = getattr(trainer, "datamodule", None)
         folder = self._folder(trainer)
         threshold, _ = threshold_of(pl_module)
         for item, panels in self._drawn(batch, pl_module.reconstruction):  # type: ignore[arg-type]
-            filename = generate_output_filename(
-                input_path=item.image_path or "",
-                output_path=folder,
-                dataset_name=getattr(datamodule, "name", None),
-                category=getattr(datamodule, "category", None),
-            )
-            if filename.suffix.lower() not in SHOWN_BY_BROWSERS:
-                filename = filename.with_name(f"{filename.name}.png")
+            # An image that is in no file has a number.
+            unnamed = f"image_{trainer.global_rank}_{len(self._results):05}"
+            place = self._place(plain_path(item.image_path or unnamed), trainer)
+            filename = folder / place
             result = Result(
-                sheet=filename.relative_to(folder).as_posix(),
+                sheet=place.as_posix(),
                 kind=Path(item.image_path or "").parent.name,
                 score=float("nan") if item.pred_score is None else float(item.pred_score),
                 # Without a threshold, anomalib's label is no verdict.
@@ -182,6 +185,17 @@ class ResultSheet(ImageVisualizer):
         """Write the page over the sheets of all processes, and say where it is."""
         self.on_test_end(trainer, pl_module)
 
+    def _place(self, image: Path, trainer: Trainer) -> PurePath:
+        """Return where the sheet of an image goes, relative to the folder of the sheets."""
+        if image not in self._places:
+            # Of a data set that does not tell its files beforehand. What other processes write is not known here.
+            place = usual_place(image, trainer)
+            if trainer.world_size > 1 or as_one_name(*place.parts) in self._claimed:
+                place = place.with_name(marked_name(place.name, str(image)))
+            self._places[image] = place.with_name(fitting_name(place.name))
+            self._claimed.add(as_one_name(*self._places[image].parts))
+        return self._places[image]
+
     def _folder(self, trainer: Trainer) -> Path:
         """Return the folder of this run's sheets."""
         if self.output_dir:
@@ -189,6 +203,27 @@ class ResultSheet(ImageVisualizer):
         folder = Path(trainer.default_root_dir) / "images"
         # Predictions of test images have no ground truth: they must not replace the sheets and the page of the test.
         return folder / "predictions" if trainer.predicting else folder
+
+
+def usual_place(image: Path, trainer: Trainer) -> PurePath:
+    """Return where anomalib puts the picture of an image, relative to the folder of the pictures.
+
+    Args:
+        image: The image.
+        trainer: Trainer of the run.
+
+    Returns:
+        The place; PNG where browsers do not show the image's format.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    place = generate_output_filename(
+        input_path=image,
+        output_path="",
+        dataset_name=getattr(datamodule, "name", None),
+        category=getattr(datamodule, "category", None),
+        mkdir=False,
+    )
+    return place if place.suffix.lower() in SHOWN_BY_BROWSERS else place.with_name(f"{place.name}.png")
 
 
 def data_name(trainer: Trainer, results: Iterable[Result]) -> str:

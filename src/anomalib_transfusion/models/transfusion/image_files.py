@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-__all__ = ["ImageFiles", "read_image_file"]
+__all__ = ["ImageFiles", "evaluated_images", "read_image_file"]
 
 # Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
 SPOILT_MODES = {
@@ -109,6 +109,24 @@ def read_image_file(path: str | Path) -> Image.Image:
         raise FileNotFoundError(msg)
     _checked_head(str(path), None)
     return _inspect(str(path), lambda file: file.convert("RGB"))
+
+
+def evaluated_images(trainer: Trainer) -> Iterator[str]:
+    """Yield the paths of the images that a test or a prediction is about, where the data sets tell them beforehand.
+
+    Args:
+        trainer: The trainer, whose run has begun.
+
+    Yields:
+        The paths, of all processes together.
+    """
+    loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
+    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        dataset = getattr(loader, "dataset", None)
+        if hasattr(dataset, "image_filenames"):
+            yield from map(str, dataset.image_filenames)
+        elif isinstance(dataset, AnomalibDataset):
+            yield from map(str, dataset.samples.image_path)
 
 
 def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:

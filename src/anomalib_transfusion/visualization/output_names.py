@@ -1,0 +1,89 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where the pictures of several images are written, so that each has a file of its own."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path, PurePath
+
+from anomalib_transfusion.files import fitting_name, marked_name
+
+__all__ = ["as_one_name", "plain_path", "tell_apart"]
+
+
+def plain_path(path: str | Path) -> Path:
+    """Return a path without ``..``, as the file system follows it; other paths as they are.
+
+    Args:
+        path: Path of an image.
+
+    Returns:
+        The path; links that are not followed by ``..`` stay.
+    """
+    parts = Path(path).parts
+    if ".." not in parts:
+        return Path(path)
+    end = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:end])), *parts[end:])
+
+
+def tell_apart(images: Iterable[Path], place: Callable[[Path], PurePath]) -> dict[Path, PurePath]:
+    """Return where to write the picture of each image: in its usual place, or with more of the image's folders.
+
+    As many folders are kept as it takes to tell images apart, also on file systems that take ``A.png`` and ``a.png``
+    for one name. Images of one folder whose pictures would have one name are told apart by a mark in it, all but the
+    first. Names that are too long are shortened.
+
+    Args:
+        images: The images, without ``..``; one that comes twice counts once.
+        place: The usual place of an image's picture: its name, with some of the last folders of the image's path.
+
+    Returns:
+        Where the picture of each image goes, relative to a folder for all of them.
+    """
+    usual = {image: place(image) for image in images}
+    folders = {image: _folders(image) for image in usual}
+    names: dict[Path, str] = {}
+    for together in _alike(usual, lambda image: (as_one_name(*folders[image]), as_one_name(usual[image].name))):
+        # A file that keeps its own name comes first, then the order of the names.
+        together.sort(key=lambda image: (usual[image].name != image.name, str(image)))
+        for number, image in enumerate(together):
+            name = usual[image].name
+            names[image] = marked_name(name, image.name) if number else fitting_name(name)
+    kept = {image: len(usual[image].parts) - 1 for image in usual}
+
+    def where(image: Path) -> PurePath:
+        return PurePath(*folders[image][len(folders[image]) - kept[image] :], names[image])
+
+    def claimed(image: Path) -> str:
+        return as_one_name(*where(image).parts)
+
+    while True:
+        clashing = [image for together in _alike(usual, claimed) if len(together) > 1 for image in together]
+        growing = [image for image in clashing if kept[image] < len(folders[image])]
+        if not growing:
+            return {image: where(image) for image in usual}
+        for image in growing:
+            kept[image] += 1
+
+
+def as_one_name(*parts: str) -> str:
+    """Return what is the same for paths that some file system takes for one."""
+    return unicodedata.normalize("NFC", "/".join(parts)).casefold()
+
+
+def _folders(image: Path) -> list[str]:
+    """Return the names of the folders of an image, from the root; of a drive its letter."""
+    parts = [part.strip(":\\/") for part in Path(os.path.abspath(image)).parts[:-1]]  # noqa: PTH100
+    return [part for part in parts if part]
+
+
+def _alike(images: Iterable[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
+    """Return the images in groups of one key."""
+    groups: dict[Hashable, list[Path]] = defaultdict(list)
+    for image in images:
+        groups[key(image)].append(image)
+    return list(groups.values())
