@@ -353,9 +353,11 @@ class Unlisted(torch.utils.data.Dataset):
         self.paths = paths
 
     def __len__(self):
+        """Count the images."""
         return len(self.items)
 
     def __getitem__(self, index):
+        """Return an image."""
         item = self.items[index]
         item.image_path = self.paths[index]
         return item
