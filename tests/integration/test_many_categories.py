@@ -122,11 +122,14 @@ def test_any_model_on_all_categories(model, size, batch_size, folder, monkeypatc
         assert drawn == {f"{category}/test/{kind}.png" for category in CATEGORIES for kind in kinds}
     # In another session, with the thresholds that are in the checkpoint.
     checkpoint = results / "weights/lightning/model.ckpt"
-    again = values(anomalib("test", *arguments, "--ckpt_path", checkpoint, folder=folder))
+    printed = anomalib("test", *arguments, "--ckpt_path", checkpoint, folder=folder)
+    assert "There are no thresholds of their own" not in printed
+    again = values(printed)
     assert again.keys() == metrics.keys()
-    for metric, value in metrics.items():
-        # A threshold is a score: by rounding, which is another after loading, this falls on its one side or the other.
-        assert again[metric] == pytest.approx(value, abs=2e-2 if "F1" in metric else 1e-3), metric
+    # Not F1: a threshold is the score of an image, which rounding, another one after loading, puts on either side.
+    # tests/categories compares thresholds and F1 to the last bit, between sessions that both load.
+    for metric in (name for name in metrics if "AUROC" in name):
+        assert again[metric] == pytest.approx(metrics[metric], abs=1e-3), metric
 
 
 def test_configuration_from_a_file(folder):
