@@ -69,9 +69,8 @@ def test_one_image_twice_is_one():
 
 
 def test_long_names_that_begin_alike():
-    found = places(
-        *(f"/a/x/{'漆' * 83}{letter}.tif" for letter in "ab"), place=lambda i: PurePath("x", f"{i.name}.png")
-    )
+    images = [f"/a/x/{'漆' * 83}{letter}.tif" for letter in "ab"]
+    found = places(*images, place=lambda image: PurePath("x", f"{image.name}.png"))
     assert len(set(found)) == 2
     assert all(len(Path(name).name.encode()) <= 255 and name.endswith(".png") for name in found)
 

@@ -122,7 +122,7 @@ def evaluated_images(trainer: Trainer) -> Iterator[str]:
     """
     loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        dataset = getattr(loader, "dataset", None)
+        dataset: Any = getattr(loader, "dataset", None)
         if hasattr(dataset, "image_filenames"):
             yield from map(str, dataset.image_filenames)
         elif isinstance(dataset, AnomalibDataset):
