@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
-from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -18,7 +17,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_transfusion.visualization import ResultSheet, TrainingGrid
 
@@ -31,12 +30,13 @@ from .export import LoopExport
 from .image_files import ImageFiles
 from .learning_rate import drop_rate
 from .loss import LossTerms, TransFusionLoss
-from .numerics import LossGuard, seed_from, seeded
+from .numerics import ImageGuard, LossGuard, seed_from, seeded
 from .parameters import check_arguments
 from .remaining_time import RemainingTime
 from .tensors import check_image_size
 from .torch_model import MaskAggregation, TransFusionModel
 from .training_sample import TextureSource, TrainingSampler
+from .transforms import normalizations
 from .transparency import Schedule
 from .validation import RareValidation, typed_by_user
 
@@ -268,6 +268,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
 
         self._precision = precision
         self._validation_labels = SeenLabels()
+        self._image_guard = ImageGuard()
         self._loss_guard = LossGuard()
         self._seed = 0
         self._first_epoch = 0
@@ -326,7 +327,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         transform = self.pre_processor.transform if isinstance(self.pre_processor, PreProcessor) else None
         if transform is None:
             return
-        if extract_transforms_by_type(transform, Normalize):
+        if any(normalizations(transform)):
             msg = (
                 f"The pre-processor {transform} normalises, but TransFusion expects images in [0, 1] and scales "
                 "them to [-1, 1] itself. Remove Normalize from the transforms."
@@ -422,10 +423,11 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
 
         Raises:
             FloatingPointError: If the loss of the step before was not finite; names the step and the terms.
-            ValueError: If the network cannot divide the images' sides.
+            ValueError: If the network cannot divide the images' sides, or images are not in [0, 1].
         """
         del args, kwargs
         images: torch.Tensor = batch.image  # type: ignore[assignment]
+        self._image_guard.watch(images, self.trainer.global_step)
         step = self.trainer.fit_loop.total_batch_idx
         seed = seed_from(self._seed, self.global_rank, self.current_epoch, step)
         # What is drawn must not depend on the precision of the training.
@@ -488,7 +490,8 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         return self.validation_step(*args, **kwargs)
 
     def on_train_epoch_end(self) -> None:
-        """Check the loss of the last step before a checkpoint is written."""
+        """Check images and loss of the last step before a checkpoint is written."""
+        self._image_guard.check()
         self._loss_guard.check()
 
     def on_train_end(self) -> None:
