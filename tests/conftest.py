@@ -4,6 +4,7 @@
 """Settings that every test shares."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -55,6 +56,25 @@ SURFACE = {
     "num_test_images": 2,
     "num_defect_images": 1,
 }
+
+
+@pytest.fixture
+def good_alone(surface_root, tmp_path):
+    """Return a data module without any defect: 16 training and 2 test images."""
+    from anomalib.data import Folder
+
+    shutil.copytree(surface_root / "brick/train/good", tmp_path / "parts/good")
+    shutil.copytree(surface_root / "brick/test/good", tmp_path / "parts/test")
+    return Folder(
+        name="parts",
+        root=tmp_path / "parts",
+        normal_dir="good",
+        normal_test_dir="test",
+        train_batch_size=4,
+        eval_batch_size=4,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
 
 
 @pytest.fixture

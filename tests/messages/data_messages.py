@@ -12,13 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from anomalib.data import ImageBatch
 from anomalib.data.datamodules.image.mvtecad import DOWNLOAD_INFO
 from anomalib.engine import Engine
+from anomalib.metrics import Evaluator
 from message_table import Message, in_module
 from PIL import Image
 
 from anomalib_transfusion import DemoSurface, MVTec
 from anomalib_transfusion.data.demo_defects import crack
+from anomalib_transfusion.models.transfusion.evaluation import AUROC, F1Score, check_metrics
 from anomalib_transfusion.models.transfusion.image_files import read_image_file
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
 from conftest import SURFACE
@@ -118,6 +122,17 @@ def no_training_image(surface_root, tmp_path):
     data.setup()
 
 
+def measure_without_defects():
+    auroc = AUROC(fields=["pred_score", "gt_label"], prefix="image_")
+    auroc.update(ImageBatch(image=torch.rand(2, 3, 8, 8), pred_score=torch.rand(2), gt_label=torch.zeros(2).bool()))
+    auroc.compute()
+
+
+def metric_without_labels(tiny):
+    metric = F1Score(fields=["pred_label", "gt_label"], prefix="image_")
+    check_metrics(tiny(post_processor=False, evaluator=Evaluator(test_metrics=[metric])))
+
+
 DATA = [
     *in_module(
         "models/transfusion/image_files.py",
@@ -168,6 +183,25 @@ DATA = [
             "of 9000x9000 pixels, a batch of 1000",
             "GiB of this computer",
             "Choose a smaller batch size (--data.eval_batch_size",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/evaluation.py",
+        Message(
+            "{} is not a number",
+            measure_without_defects,
+            UserWarning,
+            "image_AUROC is not a number: no image of the truth is defective",
+            "the metric compares with such",
+            "Add some to the data set",
+        ),
+        Message(
+            "The metric {} needs {}",
+            metric_without_labels,
+            ValueError,
+            "image_F1Score needs pred_label",
+            "do not exist in the test: the model has no threshold",
+            "strict=False to leave it out",
         ),
     ),
     *in_module(

@@ -4,6 +4,7 @@
 """Result sheets: what they show, and what the user sets of anomalib's visualizer."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,13 +16,16 @@ import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.engine import Engine
+from anomalib.metrics import AUROC, Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
 from result_pages import embedded, facts
 
+from anomalib_transfusion import TransFusion
 from anomalib_transfusion.visualization import ResultSheet
 from anomalib_transfusion.visualization.result_page import Result
+from anomalib_transfusion.visualization.result_sheet import threshold_of
 from anomalib_transfusion.visualization.sheet_drawing import GAP, caption, difference_panel, labelled
 from conftest import SURFACE, TINY
 from paths import ROOT
@@ -374,3 +378,37 @@ def test_data_set_that_does_not_tell_its_files(tiny, engine, tmp_path, with_path
     found = sheets(folder)
     assert len(found) == 3
     assert not with_paths or {"cam1/0.png", "cam1/1.png"} < found
+
+
+@pytest.mark.filterwarnings("ignore:image_.* is not a number")
+def test_data_set_without_defects(tiny, good_alone, engine):
+    model = tiny(visualizer=True)
+    [found] = engine.train(model, datamodule=good_alone)
+    assert math.isnan(found["image_AUROC"])
+    assert math.isnan(found["image_F1Score"])
+    page = page_of(engine)
+    assert facts(page) == {"Images": "2", "Defects": "0", "False alarms": "0", "Misses": "0", "Threshold": "0.5000"}
+    note = embedded(page)["note"]
+    assert "no threshold could be found" in note
+    assert "highest score of the good images" in note
+    assert "threshold found in validation" not in note
+    # Known for ever after: a checkpoint has it.
+    loaded = TransFusion.load_from_checkpoint(engine.best_model_path)
+    assert loaded.validated_on == [2, 0]
+    assert threshold_of(loaded) == threshold_of(model)
+
+
+def test_where_the_threshold_is_from(tiny, surface, engine):
+    model = tiny()
+    engine.fit(model, datamodule=surface)
+    assert model.validated_on == [2, 5]
+    assert "the threshold found in validation" in threshold_of(model)[1]
+    engine.validate(model, datamodule=surface)
+    assert model.validated_on == [2, 5]
+
+
+def test_own_metric_of_one_class_is_not_on_the_page(tiny, good_alone, engine):
+    """Where anomalib's AUROC says 0."""
+    evaluator = Evaluator(test_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="image_")])
+    engine.test(tiny(visualizer=True, evaluator=evaluator), datamodule=good_alone)
+    assert "Image AUROC" not in facts(page_of(engine))

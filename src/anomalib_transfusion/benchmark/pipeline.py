@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import anomalib.pipelines
+import pandas as pd
 import torch
 from anomalib.pipelines.components import JobGenerator
 from anomalib.pipelines.components.base import Runner
@@ -220,7 +221,7 @@ def _print(results: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
     for row in results:
-        numbers = ["" if row.get(key) is None else form.format(row[key]) for key, form in columns.values()]
+        numbers = ["" if pd.isna(row.get(key)) else form.format(row[key]) for key, form in columns.values()]
         table.add_row(row["name"], row["category"], str(row["seed"]), *numbers, row["status"])
     Console().print(table)
 

@@ -169,13 +169,15 @@ class ResultSheet(ImageVisualizer):
             return
         threshold, note = threshold_of(pl_module)
         auroc = trainer.callback_metrics.get("image_AUROC") if trainer.testing else None
+        # Of images of one kind there is none, whatever a metric says.
+        measured = auroc is not None and {True, False} <= {result.truth for result in results.values()}
         summary = Summary(
             model=type(pl_module).__name__,
             data=data_name(trainer, results.values()),
             date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             threshold=threshold,
             threshold_note=note,
-            image_auroc=None if auroc is None else float(auroc),
+            image_auroc=float(auroc) if auroc is not None and measured else None,
         )
         page = write_page(self._folder(trainer), list(results.values()), summary)
         sheets = "1 result sheet" if len(results) == 1 else f"{len(results)} result sheets"
@@ -256,4 +258,11 @@ def threshold_of(model: LightningModule) -> tuple[float | None, str]:
         )
     if not post_processor.enable_normalization:
         return threshold, "Scores are not normalised; this is what anomalib compares them with."
+    good, defective = getattr(model, "validated_on", None) or (1, 1)
+    if not good or not defective:
+        found = "lowest score of the defects" if defective else "highest score of the good images"
+        return threshold, (
+            f"The validation images were all {'defective' if defective else 'good'}, so no threshold could be found: "
+            f"scores are normalised so that 0.5 is the {found} among them ({raw:#.4g} before)."
+        )
     return threshold, f"Scores are normalised so that 0.5 is the threshold found in validation ({raw:#.4g} before)."

@@ -16,6 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
+from .transforms import check_augmentations
+
 __all__ = ["ImageFiles", "evaluated_images", "read_image_file"]
 
 # Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
@@ -83,6 +85,7 @@ class ImageFiles(Callback):
     def _check(self, trainer: Trainer) -> None:
         """Raise ValueError if a file that this run is to read cannot be read as what it is; names it."""
         for dataset, batch_size in _datasets(trainer):
+            check_augmentations(dataset)
             sizes: dict[str, tuple[int, int]] = {}
             for image, mask in _files(dataset):
                 if (image, mask) not in self._checked:

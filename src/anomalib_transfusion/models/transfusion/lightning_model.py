@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
-from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_transfusion.synthesis.sources import TextureResize
 from anomalib_transfusion.visualization import ResultSheet, TrainingGrid
@@ -27,16 +26,18 @@ from .acceleration import Precision
 from .checkpoint import import_official, infer_architecture, read_official
 from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
+from .evaluation import SeenLabels, check_metrics, default_evaluator
 from .export import LoopExport
 from .image_files import ImageFiles
 from .learning_rate import drop_rate, renew_rate
 from .loss import LossTerms, TransFusionLoss
-from .numerics import LossGuard, seed_from, seeded
+from .numerics import ImageGuard, LossGuard, seed_from, seeded
 from .parameters import check_arguments
 from .remaining_time import RemainingTime
 from .tensors import check_image_size
 from .torch_model import MaskAggregation, TransFusionModel
 from .training_sample import TextureSource, TrainingSampler
+from .transforms import normalizations
 from .transparency import Schedule
 from .validation import RareValidation, typed_by_user
 
@@ -44,6 +45,7 @@ __all__ = ["TransFusion"]
 
 DEFAULT_IMAGE_SIZE = (256, 256)
 SEED_KEY = "transfusion_seed"
+VALIDATED_KEY = "transfusion_validated_on"
 
 
 class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PLR0904
@@ -267,7 +269,12 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         self.reconstruction: torch.Tensor | None = None
         """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
 
+        self.validated_on: list[int] | None = None
+        """Numbers of good and defective images that the threshold is from; ``None`` where unknown."""
+
         self._precision = precision
+        self._validation_labels = SeenLabels()
+        self._image_guard = ImageGuard()
         self._loss_guard = LossGuard()
         self._seed = 0
         self._first_epoch = 0
@@ -327,7 +334,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         transform = self.pre_processor.transform if isinstance(self.pre_processor, PreProcessor) else None
         if transform is None:
             return
-        if extract_transforms_by_type(transform, Normalize):
+        if any(normalizations(transform)):
             msg = (
                 f"The pre-processor {transform} normalises, but TransFusion expects images in [0, 1] and scales "
                 "them to [-1, 1] itself. Remove Normalize from the transforms."
@@ -375,12 +382,14 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         return callbacks
 
     def setup(self, stage: str) -> None:
-        """Make sure that evaluating on several processes counts every image once, and that a training can start.
+        """Get ready: each image counts once on several processes, metrics have what they need, a training can start.
 
         Raises:
-            ValueError: If there are too few images for the processes.
+            ValueError: If there are too few images for the processes, or a metric asks for what there will not be.
         """
         super().setup(stage)
+        if stage != "predict":
+            check_metrics(self)
         keep_repeated_images_in_company(self.trainer)
         if stage == "fit" and not self.model.training:
             # After .eval() or a prediction; Lightning leaves the mode as it finds it.
@@ -430,10 +439,11 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
 
         Raises:
             FloatingPointError: If the loss of the step before was not finite; names the step and the terms.
-            ValueError: If the network cannot divide the images' sides.
+            ValueError: If the network cannot divide the images' sides, or images are not in [0, 1].
         """
         del args, kwargs
         images: torch.Tensor = batch.image  # type: ignore[assignment]
+        self._image_guard.watch(images, self.trainer.global_step)
         step = self.trainer.fit_loop.total_batch_idx
         seed = seed_from(self._seed, self.global_rank, self.current_epoch, step)
         # What is drawn must not depend on the precision of the training.
@@ -478,6 +488,15 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         self.reconstruction = ((process.reconstruction + 1) / 2).clamp(0, 1)
         return batch.update(**predictions._asdict())
 
+    def on_validation_batch_end(self, outputs: STEP_OUTPUT, batch: ImageBatch, *args, **kwargs) -> None:
+        """Count good and defective images."""
+        del outputs, args, kwargs
+        self._validation_labels.add(batch.gt_label)  # type: ignore[arg-type]
+
+    def on_validation_epoch_end(self) -> None:
+        """Remember what images the threshold is from."""
+        self.validated_on = self._validation_labels.total(self)
+
     def test_step(self, *args, **kwargs) -> STEP_OUTPUT:
         """Run the reverse process on a batch, as in :meth:`validation_step`."""
         return self.validation_step(*args, **kwargs)
@@ -487,7 +506,8 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         return self.validation_step(*args, **kwargs)
 
     def on_train_epoch_end(self) -> None:
-        """Check the loss of the last step before a checkpoint is written."""
+        """Check images and loss of the last step before a checkpoint is written."""
+        self._image_guard.check()
         self._loss_guard.check()
 
     def on_train_end(self) -> None:
@@ -498,6 +518,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         """Save the seed, so that a resumed training continues as if it had never stopped."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[SEED_KEY] = self._seed
+        checkpoint[VALIDATED_KEY] = self.validated_on
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained for something else, and take over the seed of a training that is resumed.
@@ -507,6 +528,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         """
         check_compatible(checkpoint, self.hparams)
         super().on_load_checkpoint(checkpoint)
+        self.validated_on = checkpoint.get(VALIDATED_KEY)
         if self._trainer is not None and self.trainer.training and {SEED_KEY, "loops"} <= checkpoint.keys():
             self._seed = checkpoint[SEED_KEY]
             self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -555,19 +577,7 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         Returns:
             Evaluator: Image AUROC in validation; image AUROC and F1, pixel AUROC and F1, and AUPRO in testing.
         """
-        aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
-        # A setting, not a state: a checkpoint must load whatever metrics it was trained with.
-        aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
-        return Evaluator(
-            val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="image_")],
-            test_metrics=[
-                AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-                F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
-                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
-                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
-                aupro,
-            ],
-        )
+        return default_evaluator()
 
     @classmethod
     def configure_visualizer(cls) -> ResultSheet:

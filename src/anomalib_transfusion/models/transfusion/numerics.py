@@ -1,16 +1,18 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random numbers that a restart does not change, and losses that must stay finite."""
+"""Random numbers that a restart does not change, losses that must stay finite, and images in their range."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 
 from .loss import LossTerms
+from .tensors import refuse_range
 
-__all__ = ["LossGuard", "seed_from", "seeded"]
+__all__ = ["ImageGuard", "LossGuard", "seed_from", "seeded"]
 
 
 def seed_from(*key: int) -> int:
@@ -33,10 +35,10 @@ def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
         yield
 
 
-class LossGuard:
-    """Stops the training at a loss that is not finite, without making the GPU wait for the host.
+class _Guard(ABC):
+    """Stops the training at values that must not be, without making the GPU wait for the host.
 
-    The losses of a step are copied while the GPU computes on, and looked at before the next step. The step that is
+    The values of a step are copied while the GPU computes on, and looked at before the next step. The step that is
     reported is the right one; one more update has happened by then, but no checkpoint.
     """
 
@@ -44,6 +46,54 @@ class LossGuard:
         self._step = 0
         self._values: torch.Tensor | None = None
         self._copied: torch.cuda.Event | None = None
+
+    def _watch(self, values: torch.Tensor, step: int) -> None:
+        """Check the values that were watched last, and watch these, ``(N,)``."""
+        self.check()
+        self._step = step
+        self._values = values.to("cpu", non_blocking=True)
+        if values.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self.check()
+
+    def check(self) -> None:
+        """Raise an error if the values that were watched last must not be."""
+        if self._values is None:
+            return
+        if self._copied is not None:
+            self._copied.synchronize()
+        values, self._values, self._copied = self._values.tolist(), None, None
+        self._judge(values)
+
+    @abstractmethod
+    def _judge(self, values: list[float]) -> None:
+        """Raise an error if these values of a step must not be."""
+
+
+class ImageGuard(_Guard):
+    """Stops the training at images that are not in [0, 1]."""
+
+    def watch(self, images: torch.Tensor, step: int) -> None:
+        """Check the images that were watched last, and watch these.
+
+        Args:
+            images: Images of a step, ``(B, 3, H, W)``.
+            step: Number of the step.
+
+        Raises:
+            ValueError: If images are not in [0, 1]; names the step and the range.
+        """
+        self._watch(torch.stack(images.detach().aminmax()), step)
+
+    def _judge(self, values: list[float]) -> None:
+        lowest, highest = values
+        refuse_range(lowest, highest, f" of step {self._step}")
+
+
+class LossGuard(_Guard):
+    """Stops the training at a loss that is not finite."""
 
     def watch(self, losses: LossTerms, step: int) -> None:
         """Check the losses that were watched last, and watch these.
@@ -55,23 +105,9 @@ class LossGuard:
         Raises:
             FloatingPointError: If a loss is not finite; names the step and the terms.
         """
-        self.check()
-        values = torch.stack(losses).detach()
-        self._step = step
-        self._values = values.to("cpu", non_blocking=True)
-        if values.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        else:
-            self.check()
+        self._watch(torch.stack(losses).detach(), step)
 
-    def check(self) -> None:
-        """Raise FloatingPointError if the losses that were watched last are not finite."""
-        if self._values is None:
-            return
-        if self._copied is not None:
-            self._copied.synchronize()
-        values, self._values, self._copied = self._values.tolist(), None, None
+    def _judge(self, values: list[float]) -> None:
         terms = dict(zip(LossTerms._fields, values, strict=True))
         if wrong := {name: value for name, value in terms.items() if not abs(value) < float("inf")}:
             msg = (

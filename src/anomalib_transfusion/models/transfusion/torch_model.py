@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from .acceleration import Precision, autocast_network, check_precision, prefers_channels_last, run_network
 from .export import Carry, scan_steps
 from .parameters import check_arguments
-from .tensors import check_images, check_shape
+from .tensors import check_images, check_range, check_shape
 from .tiling import check_tiler, predict_tiles
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
 from .unet import Prediction, ResUNet
@@ -189,8 +189,8 @@ class TransFusionModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If a shape is wrong, the network cannot divide the image's sides, or training lacks mask or
-                timestep.
+            ValueError: If a shape is wrong, the images are not in [0, 1] in evaluation mode, the network cannot divide
+                the image's sides, or training lacks mask or timestep.
         """
         if not self.training:
             return self.predict(images)[0]
@@ -220,7 +220,8 @@ class TransFusionModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If their shape is wrong, or the network cannot divide their sides.
+            ValueError: If their shape is wrong, their values are not in [0, 1] (but for the overshoot of a bicubic
+                resize), or the network cannot divide their sides.
         """
         process = self.reverse_process(images)
         anomaly_map = self.final_map(images, process)
@@ -243,9 +244,11 @@ class TransFusionModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If their shape is wrong, or the network cannot divide their sides.
+            ValueError: If their shape is wrong, their values are not in [0, 1] (but for the overshoot of a bicubic
+                resize), or the network cannot divide their sides.
         """
         check_images(images, self.network.stride)
+        check_range(images)
         x_t = 2 * images - 1
         mask = torch.zeros_like(x_t[:, :1])
         mask_sum = mask

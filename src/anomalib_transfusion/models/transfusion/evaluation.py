@@ -1,0 +1,163 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Metrics that have no value where there is nothing to measure, and what a run lacks for a metric."""
+
+from typing import Any
+
+import torch
+from anomalib import metrics
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+__all__ = ["AUPRO", "AUROC", "F1Score", "SeenLabels", "check_metrics", "default_evaluator"]
+
+# Of the post-processor, which makes them in tests and predictions alone.
+LABELS = {"pred_label", "pred_mask"}
+KINDS = ("good", "defective")
+
+
+class _Defined:
+    """A metric of anomalib that is NaN, not 0, where the truth lacks a class that the metric is about.
+
+    The second of its fields is the truth: 0 where an image or a pixel is good, 1 where it is defective.
+    """
+
+    needs: tuple[int, ...] = (0, 1)
+    """Classes without which there is no value."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.seen: torch.Tensor
+        self.add_state("seen", default=torch.zeros(len(KINDS)), dist_reduce_fx="max")  # type: ignore[attr-defined]
+
+    def update(self, batch: Batch, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Update the metric, and remember the classes of the truth.
+
+        Args:
+            batch: Batch with the fields of the metric.
+            args: As in anomalib's metric.
+            kwargs: As there.
+        """
+        prediction, truth = (getattr(batch, field, None) for field in self.fields)  # type: ignore[attr-defined]
+        if prediction is not None and truth is not None:
+            defective = truth > 0
+            found = torch.stack([(~defective).any(), defective.any()])
+            self.seen = torch.maximum(self.seen, found.to(self.seen))
+        super().update(batch, *args, **kwargs)  # type: ignore[misc]
+
+    def compute(self) -> torch.Tensor | None:
+        """Compute the metric.
+
+        Returns:
+            Its value; NaN where the truth lacks a class, ``None`` where there was no truth at all.
+        """
+        absent = [KINDS[kind] for kind in self.needs if not self.seen[kind]]
+        if not self.seen.any() or not absent:
+            return super().compute()  # type: ignore[misc]
+        name = self.name  # type: ignore[attr-defined]
+        what = "pixel" if name.startswith("pixel") else "image"
+        msg = (
+            f"{name} is not a number: no {what} of the truth is {absent[0]}, but the metric compares with such. Add "
+            "some to the data set to measure it."
+        )
+        rank_zero_warn(msg)
+        return torch.full((), float("nan"), device=self.seen.device)
+
+
+class AUROC(_Defined, metrics.AUROC):  # type: ignore[misc]
+    """Area under the receiver operating characteristic."""
+
+
+class F1Score(_Defined, metrics.F1Score):  # type: ignore[misc]
+    """F1 score; where nothing is defective, nothing can be found."""
+
+    needs = (1,)
+
+
+class AUPRO(_Defined, metrics.AUPRO):  # type: ignore[misc]
+    """Area under the per-region overlap."""
+
+
+def default_evaluator() -> Evaluator:
+    """Return the default evaluator: AUROC and F1 of images and pixels, and the paper's metrics.
+
+    Returns:
+        Evaluator: Image AUROC in validation; image AUROC and F1, pixel AUROC and F1, and AUPRO in testing. What needs
+        masks or labels is left out where there are none.
+    """
+    aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
+    # A setting, not a state: a checkpoint must load whatever metrics it was trained with.
+    aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
+    return Evaluator(
+        val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="image_")],
+        test_metrics=[
+            AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+            F1Score(fields=["pred_label", "gt_label"], prefix="image_", strict=False),
+            AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+            F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+            aupro,
+        ],
+    )
+
+
+def check_metrics(model: AnomalibModule) -> None:
+    """Say which metrics are left out because the model gives no labels, before a run that would end with them.
+
+    Args:
+        model: The model, with its post-processor and evaluator or without.
+
+    Raises:
+        ValueError: If a metric insists on labels that there will not be; names the metric.
+    """
+    evaluator: Any = model.evaluator
+    if not isinstance(evaluator, Evaluator):
+        return
+    post_processor: Any = model.post_processor
+    val_metrics: Any = evaluator.val_metrics
+    test_metrics: Any = evaluator.test_metrics
+    labels_in_tests = post_processor is not None and getattr(post_processor, "enable_thresholding", True)
+    lacking = [("validation", metric) for metric in val_metrics if LABELS & set(metric.fields)]
+    if not labels_in_tests:
+        lacking += [("test", metric) for metric in test_metrics if LABELS & set(metric.fields)]
+    for stage, metric in lacking:
+        if metric.strict:
+            reason = "a threshold is applied after it alone" if stage == "validation" else "the model has no threshold"
+            msg = (
+                f"The metric {metric.name} needs {' and '.join(sorted(LABELS & set(metric.fields)))}, which do not "
+                f"exist in the {stage}: {reason}. Build the metric with strict=False to leave it out, or use "
+                "post_processor=True and a metric of the test."
+            )
+            raise ValueError(msg)
+    if lacking:
+        names = ", ".join(metric.name for _, metric in lacking)
+        rank_zero_info(f"{names}: left out, since there are no labels without a post-processor that has a threshold.")
+
+
+class SeenLabels:
+    """Counts good and defective images."""
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(len(KINDS), dtype=torch.long)
+
+    def add(self, labels: torch.Tensor | None) -> None:
+        """Count the labels of a batch, without waiting for the GPU.
+
+        Args:
+            labels: Whether each image is defective, ``(B,)``; ``None`` where that is unknown.
+        """
+        if labels is not None:
+            defective = (labels > 0).sum()
+            self._counts = self._counts.to(labels.device) + torch.stack([labels.numel() - defective, defective])
+
+    def total(self, model: AnomalibModule) -> list[int]:
+        """Return the numbers of good and defective images in all processes, and begin anew.
+
+        Args:
+            model: The model, whose trainer knows the processes.
+        """
+        counts: Any = model.all_gather(self._counts.to(model.device))
+        self._counts = torch.zeros(len(KINDS), dtype=torch.long)
+        return counts.reshape(-1, len(KINDS)).sum(dim=0).tolist()

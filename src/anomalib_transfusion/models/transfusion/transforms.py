@@ -1,0 +1,66 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Transforms that take images out of [0, 1], found before a run starts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .tensors import OVERSHOOT
+
+__all__ = ["check_augmentations", "normalizations"]
+
+
+def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Find the transforms that normalise, at any depth of compositions.
+
+    Args:
+        transform: A transform of torchvision (of either version) or of another library in its style, or several.
+
+    Yields:
+        Each transform of a class that is named ``Normalize``, or that derives from one.
+    """
+    if any(base.__name__ == "Normalize" for base in type(transform).__mro__):
+        yield transform
+        return
+    inner: list[Any] = list(transform) if isinstance(transform, list | tuple | nn.ModuleList) else []
+    if isinstance(transform, nn.Module):
+        inner += transform.children()
+    for name in ("transforms", "transform"):
+        if (parts := getattr(transform, name, None)) is not None:
+            inner.append(parts)
+    # A transform may be an attribute and a child of the same module.
+    for part in {id(part): part for part in inner}.values():
+        yield from normalizations(part)
+
+
+def check_augmentations(dataset: Any) -> None:  # noqa: ANN401
+    """Raise ValueError if the augmentations of a data set take images out of [0, 1]; names the range.
+
+    Args:
+        dataset: Data set of a run, with augmentations or a transform or without.
+    """
+    for name in ("augmentations", "transform"):
+        for transform in normalizations(getattr(dataset, name, None)):
+            lowest, highest = _range_after(transform)
+            if -OVERSHOOT <= lowest <= highest <= 1 + OVERSHOOT:
+                continue
+            msg = (
+                f"The {name} of {type(dataset).__name__} normalise images to values from {lowest:.4g} to "
+                f"{highest:.4g}; expected [0, 1], which the model scales to [-1, 1] itself. Remove {transform} from "
+                "them (--data.augmentations, --data.train_augmentations, ...)."
+            )
+            raise ValueError(msg)
+
+
+def _range_after(transform: Any) -> tuple[float, float]:  # noqa: ANN401
+    """Return the smallest and the largest value that a normalisation gives for images in [0, 1]; NaN where unknown."""
+    try:
+        mean, std = (torch.as_tensor(getattr(transform, name), dtype=torch.float64) for name in ("mean", "std"))
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return float("nan"), float("nan")
+    ends = torch.stack([(0 - mean) / std, (1 - mean) / std])
+    return ends.min().item(), ends.max().item()
