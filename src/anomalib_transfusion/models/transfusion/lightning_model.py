@@ -28,11 +28,12 @@ from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
 from .evaluation import SeenLabels, check_metrics, default_evaluator
 from .export import LoopExport
+from .hyper_parameters import PlainHyperparameters, check_readable
 from .image_files import ImageFiles
 from .learning_rate import drop_rate, renew_rate
 from .loss import LossTerms, TransFusionLoss
 from .numerics import ImageGuard, LossGuard, seed_from, seeded
-from .parameters import check_arguments
+from .parameters import check_arguments, taken_by
 from .remaining_time import RemainingTime
 from .tensors import check_image_size
 from .torch_model import MaskAggregation, TransFusionModel
@@ -48,7 +49,7 @@ SEED_KEY = "transfusion_seed"
 VALIDATED_KEY = "transfusion_validated_on"
 
 
-class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PLR0904
+class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PLR0904
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
@@ -206,73 +207,40 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        check_arguments(TransFusion.__init__, locals())
+        given = check_arguments(TransFusion.__init__, locals())
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        for name, value, largest in (
-            ("learning_rate", learning_rate, float("inf")),
-            ("weight_decay", weight_decay, float("inf")),
-            ("full_rate_share", full_rate_share, 1),
-            ("rate_decay", rate_decay, float("inf")),
+        for name, largest in (
+            ("learning_rate", float("inf")),
+            ("weight_decay", float("inf")),
+            ("full_rate_share", 1),
+            ("rate_decay", float("inf")),
         ):
-            if not 0 <= value <= largest:
+            if not 0 <= given[name] <= largest:
                 msg = (
-                    f"{name}={value} is impossible; expected a number from 0 to {largest}. Leave it out for the "
+                    f"{name}={given[name]} is impossible; expected a number from 0 to {largest}. Leave it out for the "
                     "default."
                 )
                 raise ValueError(msg)
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.full_rate_share = full_rate_share
-        self.rate_decay = rate_decay
+        self.learning_rate: float = given["learning_rate"]
+        self.weight_decay: float = given["weight_decay"]
+        self.full_rate_share: float = given["full_rate_share"]
+        self.rate_decay: float = given["rate_decay"]
 
-        self.model = TransFusionModel(
-            timesteps=timesteps,
-            schedule=schedule,
-            base_channels=base_channels,
-            channel_multipliers=channel_multipliers,
-            num_blocks=num_blocks,
-            attention_levels=attention_levels,
-            positional_encoding=positional_encoding,
-            previous_mask=previous_mask,
-            num_inference_steps=num_inference_steps,
-            start_timestep=start_timestep,
-            mask_divisor=mask_divisor,
-            mask_aggregation=mask_aggregation,
-            discriminative_weight=discriminative_weight,
-            filter_size=filter_size,
-            precision=precision,
-            channels_last=channels_last,
-            compile=compile,
-        )
-        self.loss = TransFusionLoss(
-            normal_weight=normal_weight,
-            mask_weight=mask_weight,
-            anomaly_weight=anomaly_weight,
-            consistency_weight=consistency_weight,
-            focal_weight=focal_weight,
-        )
-        self.sampler = TrainingSampler(
-            dtd_dir,
-            texture_source,
-            foreground,
-            rotation_probability,
-            structure_share,
-            min_perlin_scale,
-            grayscale_anomalies,
-            texture_resize,
-        )
+        self.model = TransFusionModel(**taken_by(TransFusionModel, given))
+        self.loss = TransFusionLoss(**taken_by(TransFusionLoss, given))
+        self.sampler = TrainingSampler(**taken_by(TrainingSampler, given))
         self.reconstruction: torch.Tensor | None = None
         """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
 
         self.validated_on: list[int] | None = None
         """Numbers of good and defective images that the threshold is from; ``None`` where unknown."""
 
-        self._precision = precision
+        self._precision: Precision = given["precision"]
         self._validation_labels = SeenLabels()
         self._image_guard = ImageGuard()
         self._loss_guard = LossGuard()
@@ -385,11 +353,14 @@ class TransFusion(LoopExport, AnomalibModule):  # type: ignore[misc]  # noqa: PL
         """Get ready: each image counts once on several processes, metrics have what they need, a training can start.
 
         Raises:
+            TypeError: If a hyper-parameter of a subclass cannot be read back from a checkpoint.
             ValueError: If there are too few images for the processes, or a metric asks for what there will not be.
         """
         super().setup(stage)
         if stage != "predict":
             check_metrics(self)
+        if stage == "fit" and self.trainer.checkpoint_callbacks:
+            check_readable(self.hparams, self.checkpoint_safe_globals())
         keep_repeated_images_in_company(self.trainer)
         if stage == "fit" and not self.model.training:
             # After .eval() or a prediction; Lightning leaves the mode as it finds it.

@@ -111,22 +111,17 @@ class TransFusionLoss(nn.Module):
         consistency_weight: float = 1.0,
         focal_weight: float = 5.0,
     ) -> None:
-        check_arguments(TransFusionLoss.__init__, locals())
+        given: dict[str, float] = check_arguments(TransFusionLoss.__init__, locals())
         super().__init__()
-        self.weights = {
-            "normal_weight": normal_weight,
-            "mask_weight": mask_weight,
-            "anomaly_weight": anomaly_weight,
-            "consistency_weight": consistency_weight,
-        }
-        for name, weight in {**self.weights, "focal_weight": focal_weight}.items():
+        for name, weight in given.items():
             if not weight >= 0:
                 msg = f"{name}={weight} must not be negative; 0 switches the term off."
                 raise ValueError(msg)
+        self.focal_weight = given.pop("focal_weight")
+        self.weights = given
         if not any(self.weights.values()):
             msg = f"All of {', '.join(self.weights)} are 0: nothing is left to train. Keep at least one above 0."
             raise ValueError(msg)
-        self.focal_weight = focal_weight
 
     def forward(
         self,

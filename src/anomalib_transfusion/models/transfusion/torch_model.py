@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .acceleration import Precision, autocast_network, check_precision, prefers_channels_last, run_network
 from .export import Carry, scan_steps
-from .parameters import check_arguments
+from .parameters import check_arguments, taken_by
 from .tensors import check_images, check_range, check_shape
 from .tiling import check_tiler, predict_tiles
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
@@ -124,30 +124,23 @@ class TransFusionModel(nn.Module):
         channels_last: bool | None = None,
         compile: bool = False,  # noqa: A002
     ) -> None:
-        check_arguments(TransFusionModel.__init__, locals())
+        given = check_arguments(TransFusionModel.__init__, locals())
         super().__init__()
-        beta = transparency_schedule(timesteps, schedule)
-        self.inference_timesteps = inference_timesteps(timesteps, num_inference_steps, start_timestep)
-        check_final_map(discriminative_weight, filter_size, mask_divisor, mask_aggregation)
-        check_precision(precision)
-        self.network = ResUNet(
-            base_channels=base_channels,
-            channel_multipliers=channel_multipliers,
-            num_blocks=num_blocks,
-            attention_levels=attention_levels,
-            positional_encoding=positional_encoding,
-            previous_mask=previous_mask,
-        )
+        beta = transparency_schedule(given["timesteps"], given["schedule"])
+        self.inference_timesteps = inference_timesteps(**taken_by(inference_timesteps, given))
+        check_final_map(**taken_by(check_final_map, given))
+        check_precision(given["precision"])
+        self.network = ResUNet(**taken_by(ResUNet, given))
         # Not in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
         self.register_buffer("beta", beta, persistent=False)
-        self.timesteps = timesteps
-        self.mask_divisor = mask_divisor
-        self.mask_aggregation = mask_aggregation
-        self.discriminative_weight = discriminative_weight
-        self.filter_size = filter_size
-        self.precision: Precision = precision
-        self.channels_last = channels_last
-        if compile:
+        self.timesteps: int = given["timesteps"]
+        self.mask_divisor: int | None = given["mask_divisor"]
+        self.mask_aggregation: MaskAggregation = given["mask_aggregation"]
+        self.discriminative_weight: float = given["discriminative_weight"]
+        self.filter_size: int = given["filter_size"]
+        self.precision: Precision = given["precision"]
+        self.channels_last: bool | None = given["channels_last"]
+        if given["compile"]:
             self.network.compile()
         self._tiler: Tiler | None = None
 

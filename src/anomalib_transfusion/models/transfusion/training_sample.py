@@ -79,23 +79,24 @@ class TrainingSampler:
         grayscale_anomalies: bool = False,
         texture_resize: TextureResize = "area",
     ) -> None:
-        check_arguments(TrainingSampler.__init__, locals())
-        if texture_source not in get_args(TextureSource):
-            msg = f"texture_source={texture_source!r} is unknown; choose one of {', '.join(get_args(TextureSource))}."
+        given = check_arguments(TrainingSampler.__init__, locals())
+        self.dtd_dir = Path(given["dtd_dir"])
+        self.texture_source: TextureSource = given["texture_source"]
+        self.foreground: str = given["foreground"]
+        self.rotation_probability: float = given["rotation_probability"]
+        self.structure_share: float = given["structure_share"]
+        self.min_perlin_scale: int = given["min_perlin_scale"]
+        self.grayscale_anomalies: bool = given["grayscale_anomalies"]
+        if self.texture_source not in get_args(TextureSource):
+            known = ", ".join(get_args(TextureSource))
+            msg = f"texture_source={self.texture_source!r} is unknown; choose one of {known}."
             raise ValueError(msg)
-        if not 0 <= rotation_probability <= 1:
-            msg = f"rotation_probability={rotation_probability} must be in [0, 1]; 0 rotates none."
+        if not 0 <= self.rotation_probability <= 1:
+            msg = f"rotation_probability={self.rotation_probability} must be in [0, 1]; 0 rotates none."
             raise ValueError(msg)
-        check_texture_resize(texture_resize)
-        check_synthesis(texture_source != "none", structure_share, min_perlin_scale)
-        self.dtd_dir = Path(dtd_dir)
-        self.texture_source = texture_source
-        self.foreground = str(foreground)
-        self.rotation_probability = rotation_probability
-        self.structure_share = structure_share
-        self.min_perlin_scale = min_perlin_scale
-        self.grayscale_anomalies = grayscale_anomalies
-        self.texture_resize: TextureResize = texture_resize
+        check_texture_resize(given["texture_resize"])
+        check_synthesis(self.texture_source != "none", self.structure_share, self.min_perlin_scale)
+        self.texture_resize: TextureResize = given["texture_resize"]
         self._size: tuple[int, int] | None = None
         self._generator: AnomalyGenerator
         self._foreground_masks: ForegroundMasks | None = None
