@@ -7,16 +7,19 @@ import math
 
 import torch
 from anomalib.data.utils.tiler import Tiler
+from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
 from message_table import Message, in_module
 from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_transfusion import TransFusion
+from anomalib_transfusion import DemoSurface, TransFusion
+from anomalib_transfusion.models.transfusion.hyper_parameters import check_readable
 from anomalib_transfusion.models.transfusion.loss import LossTerms, TransFusionLoss
 from anomalib_transfusion.models.transfusion.numerics import LossGuard
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
+from conftest import SURFACE
 
 IMAGES = torch.rand(1, 3, 32, 32)
 BETA = torch.linspace(0, 1, 4)
@@ -58,7 +61,38 @@ def more_processes_than_images(tiny, surface):
     model.setup("test")
 
 
+class Unreadable:
+    """Something that ``torch.load`` does not read."""
+
+
+def normalized_data(tiny, surface_root, tmp_path):
+    data = DemoSurface(root=surface_root, **SURFACE, augmentations=Normalize([0.5], [0.5]))
+    Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False).test(tiny(), datamodule=data)
+
+
 PARAMETERS = [
+    *in_module(
+        "models/transfusion/hyper_parameters.py",
+        Message(
+            "The hyper-parameter {}={} is of",
+            lambda: check_readable({"extra": Unreadable()}, []),
+            TypeError,
+            "extra=",
+            "expected numbers, texts, flags and sequences of them",
+            'save_hyperparameters(ignore=["extra"])',
+        ),
+    ),
+    *in_module(
+        "models/transfusion/transforms.py",
+        Message(
+            "The {} of {} normalise images",
+            normalized_data,
+            ValueError,
+            "to values from -1 to 1",
+            "expected [0, 1]",
+            "Remove Normalize",
+        ),
+    ),
     *in_module(
         "models/transfusion/parameters.py",
         Message(
@@ -266,6 +300,14 @@ PARAMETERS = [
     ),
     *in_module(
         "models/transfusion/tensors.py",
+        Message(
+            "The images{} have values",
+            lambda tiny: tiny().model.eval()(255 * IMAGES.clamp(min=0.5)),
+            ValueError,
+            "from 127.5 to",
+            "expected [0, 1]",
+            "divide values up to 255 by 255",
+        ),
         Message(
             "The images are of type {}",
             lambda tiny: tiny().model.eval()(IMAGES.numpy()),

@@ -86,15 +86,15 @@ def plain(value: Any) -> Any:  # noqa: ANN401
         value = value.tolist()
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if isinstance(value, UserString):
+        value = value.data
     # The methods of the classes themselves: a subclass may say something else of itself, as enumerations do.
     if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, UserString):
-        return str.__str__(value.data)
+        return str.__str__(value)  # noqa: PLC2801
     if isinstance(value, int) and not isinstance(value, bool):
         return int.__index__(value)
     if isinstance(value, float):
-        return float.__float__(value)
+        return float.__float__(value)  # noqa: PLC2801
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):

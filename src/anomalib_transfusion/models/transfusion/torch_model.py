@@ -127,7 +127,8 @@ class TransFusionModel(nn.Module):
         given = check_arguments(TransFusionModel.__init__, locals())
         super().__init__()
         beta = transparency_schedule(given["timesteps"], given["schedule"])
-        self.inference_timesteps = inference_timesteps(**taken_by(inference_timesteps, given))
+        passes, start = given["num_inference_steps"], given["start_timestep"]
+        self.inference_timesteps = inference_timesteps(given["timesteps"], passes, start)
         check_final_map(**taken_by(check_final_map, given))
         check_precision(given["precision"])
         self.network = ResUNet(**taken_by(ResUNet, given))
