@@ -20,9 +20,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_transfusion import TransFusion
-from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
+from anomalib_transfusion.networks.acceleration import Precision
 from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
 from measure import Built, Contender, Setting

@@ -30,9 +30,9 @@ from anomalib_transfusion.benchmark import metrics
 from anomalib_transfusion.benchmark.environment import device_name, synchronize
 from anomalib_transfusion.benchmark.measure import images_per_second
 from anomalib_transfusion.benchmark.plots import COLOURS, DPI
-from anomalib_transfusion.models.transfusion.acceleration import Precision
 from anomalib_transfusion.models.transfusion.torch_model import MaskAggregation
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
+from anomalib_transfusion.networks.acceleration import Precision
 from contenders import NETWORKS
 
 PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}

@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anomalib_transfusion import plugin
+from anomalib_transfusion.moved import keep_former_names
 
 if TYPE_CHECKING:
     from anomalib_transfusion.data import DemoSurface, MultiCategory, MVTec
     from anomalib_transfusion.models import TransFusion, TransFusionModel
-    from anomalib_transfusion.visualization import visualize_reverse_process
+    from anomalib_transfusion.models.transfusion.film_strip import visualize_reverse_process
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,7 @@ _PUBLIC = {
     "MultiCategory": "anomalib_transfusion.data",
     "TransFusion": "anomalib_transfusion.models",
     "TransFusionModel": "anomalib_transfusion.models",
-    "visualize_reverse_process": "anomalib_transfusion.visualization",
+    "visualize_reverse_process": "anomalib_transfusion.models.transfusion.film_strip",
 }
 
 
@@ -45,5 +46,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+keep_former_names()
 # Also without PyTorch's autoload (TORCH_DEVICE_BACKEND_AUTOLOAD=0), an import of the package is enough.
 plugin.register()

@@ -35,7 +35,7 @@ def convert(official: Path, output: Path, overwrite: bool = False) -> None:
     from lightning.pytorch import Trainer
 
     from anomalib_transfusion import TransFusion
-    from anomalib_transfusion.models.transfusion.checkpoint_io import WholeCheckpointIO
+    from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 
     model = TransFusion.from_official_checkpoint(official)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[WholeCheckpointIO()])
@@ -94,7 +94,7 @@ def explain(
         FileNotFoundError: If there is no such image or checkpoint, or no folder to write into.
         ValueError: If a value is impossible, or a file cannot be read.
     """
-    from anomalib_transfusion.visualization.explain import explain_files
+    from anomalib_transfusion.models.transfusion.explain import explain_files
 
     options: dict[str, Any] = {
         "columns": columns,

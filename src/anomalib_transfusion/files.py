@@ -1,16 +1,17 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that are either written whole or not at all, and names that file systems take."""
+"""Files that are either written whole or not at all, names that file systems take, and why a file is not read."""
 
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["fitting_name", "marked_name", "written_whole"]
+__all__ = ["fitting_name", "marked_name", "reason_of", "written_whole"]
 
 # Of one name, in bytes, on the file systems of Linux and macOS. Windows counts 255 UTF-16 units, which are never more.
 LONGEST_NAME = 255
@@ -88,3 +89,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         # Where there is no folder there is nothing to remove, and the error above is the one to read.
         with suppress(OSError):
             partial.unlink()
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file could not be loaded, without torch's advice to load it in the way that runs code."""
+    if refused := re.search(r"GLOBAL (\S+)|but got <class '([^']+)'>", str(error)):
+        return f"it holds {refused[1] or refused[2]}, which is neither a tensor nor a plain value"
+    lines = [
+        line.strip() for line in str(error).splitlines() if "weights_only" not in line and "torch.load" not in line
+    ]
+    return next(filter(None, lines), type(error).__name__)

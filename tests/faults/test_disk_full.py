@@ -18,8 +18,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from PIL import Image
 
 from anomalib_transfusion.files import written_whole
-from anomalib_transfusion.models.transfusion.checkpoint import export_official
-from anomalib_transfusion.models.transfusion.checkpoint_io import WholeCheckpointIO
+from anomalib_transfusion.models.transfusion.official import export_official
+from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 from conftest import SURFACE, TINY
 
 # A tmpfs in a mount namespace of its own: it goes with the process, and needs no rights where user namespaces exist.

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anomalib_transfusion import TransFusion, TransFusionModel
-from anomalib_transfusion.models.transfusion.checkpoint import export_official
 from anomalib_transfusion.models.transfusion.loss import Target, TransFusionLoss
+from anomalib_transfusion.models.transfusion.official import export_official
 from anomalib_transfusion.models.transfusion.unet import Prediction
 from anomalib_transfusion.synthesis.foreground import ForegroundMasks
 from anomalib_transfusion.synthesis.sources import TextureBank

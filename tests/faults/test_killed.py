@@ -18,7 +18,7 @@ from lightning.pytorch import seed_everything
 from torchvision.transforms.v2 import Transform
 
 from anomalib_transfusion import DemoSurface
-from anomalib_transfusion.models.transfusion.checkpoint_io import WholeCheckpointIO
+from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 from conftest import SURFACE, TINY
 
 EPOCHS, STEPS_AN_EPOCH, KILLED_AT = 4, 4, 10

@@ -12,9 +12,9 @@ from message_table import Message, in_module
 
 from anomalib_transfusion import TransFusion, TransFusionModel
 from anomalib_transfusion.files import written_whole
-from anomalib_transfusion.models.transfusion.checkpoint import export_official
-from anomalib_transfusion.models.transfusion.checkpoint_io import WholeCheckpointIO
-from anomalib_transfusion.models.transfusion.export import _tidy
+from anomalib_transfusion.models.loop_export import _tidy
+from anomalib_transfusion.models.transfusion.official import export_official
+from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 
 NETWORK = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
 

@@ -22,9 +22,9 @@ from PIL import Image
 
 from anomalib_transfusion import DemoSurface, MVTec
 from anomalib_transfusion.data.demo_defects import crack
-from anomalib_transfusion.models.transfusion.evaluation import AUROC, F1Score, check_metrics
-from anomalib_transfusion.models.transfusion.image_files import read_image_file
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
+from anomalib_transfusion.training.evaluation import AUROC, F1Score, check_metrics
+from anomalib_transfusion.training.image_files import read_image_file
 from conftest import SURFACE
 
 ARCHIVE = DOWNLOAD_INFO.url.rsplit("/", maxsplit=1)[-1]

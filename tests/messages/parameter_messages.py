@@ -15,10 +15,10 @@ from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_transfusion import DemoSurface, TransFusion
-from anomalib_transfusion.models.transfusion.hyper_parameters import check_readable
 from anomalib_transfusion.models.transfusion.loss import LossTerms, TransFusionLoss
-from anomalib_transfusion.models.transfusion.numerics import LossGuard
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
+from anomalib_transfusion.training.hyper_parameters import check_readable
+from anomalib_transfusion.training.numerics import LossGuard
 from conftest import SURFACE
 
 IMAGES = torch.rand(1, 3, 32, 32)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from anomalib_transfusion import visualize_reverse_process
 from anomalib_transfusion.cli import convert, main
+from anomalib_transfusion.models.transfusion.explain import explain_files
 from anomalib_transfusion.visualization import TrainingGrid
-from anomalib_transfusion.visualization.explain import explain_files
 
 IMAGE = torch.rand(3, 32, 32)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from anomalib.engine import Engine
 
-from anomalib_transfusion.models.transfusion.acceleration import prefers_bfloat16
-from anomalib_transfusion.models.transfusion.normalization import GroupNormSiLU, memory_format
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import AttentionBlock, ResidualBlock
+from anomalib_transfusion.networks.acceleration import prefers_bfloat16
+from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format
 
 SMALL = {"timesteps": 4, "base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
 IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))

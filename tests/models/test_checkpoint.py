@@ -15,7 +15,7 @@ from anomalib.engine import Engine
 from safetensors.torch import load_file, save_file
 
 from anomalib_transfusion import TransFusion
-from anomalib_transfusion.models.transfusion.checkpoint import export_official, infer_architecture, read_official
+from anomalib_transfusion.models.transfusion.official import export_official, infer_architecture, read_official
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import ResUNet
 from paths import REFERENCE, needs_reference

@@ -14,7 +14,7 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from sklearn.metrics import f1_score, roc_auc_score
 
-from anomalib_transfusion.models.transfusion.evaluation import AUPRO, AUROC, F1Score
+from anomalib_transfusion.training.evaluation import AUPRO, AUROC, F1Score
 
 IMAGES = ["pred_score", "gt_label"]
 PIXELS = ["anomaly_map", "gt_mask"]

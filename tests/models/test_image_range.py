@@ -13,8 +13,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_transfusion import DemoSurface, TransFusion
-from anomalib_transfusion.models.transfusion.numerics import ImageGuard
-from anomalib_transfusion.models.transfusion.tensors import check_range
+from anomalib_transfusion.checks import check_range
+from anomalib_transfusion.training.numerics import ImageGuard
 from conftest import SURFACE
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

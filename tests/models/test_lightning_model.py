@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 
 from anomalib_transfusion import TransFusion
-from anomalib_transfusion.models.transfusion.validation import validation_interval
+from anomalib_transfusion.training.validation import validation_interval
 
 
 class Recorder(Callback):

@@ -14,7 +14,7 @@ from anomalib.engine import Engine
 from omegaconf import OmegaConf
 
 from anomalib_transfusion import TransFusion, TransFusionModel
-from anomalib_transfusion.models.transfusion.parameters import plain
+from anomalib_transfusion.checks import plain
 
 Pair = namedtuple("Pair", "first second")
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from anomalib_transfusion.models.transfusion.checkpoint import export_official, import_official, infer_architecture
 from anomalib_transfusion.models.transfusion.loss import Target, TransFusionLoss, ssim_loss
+from anomalib_transfusion.models.transfusion.official import export_official, import_official, infer_architecture
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.transparency import forward_process, reverse_step, transparency_schedule
 from paths import REFERENCE, needs_reference

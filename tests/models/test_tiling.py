@@ -7,8 +7,8 @@ import pytest
 import torch
 from anomalib.data.utils.tiler import ImageUpscaleMode, Tiler
 
-from anomalib_transfusion.models.transfusion.tiling import predict_tiles
 from anomalib_transfusion.models.transfusion.unet import Prediction
+from anomalib_transfusion.training.tiling import predict_tiles
 
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 

@@ -24,8 +24,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anomalib_transfusion import DemoSurface, TransFusion
-from anomalib_transfusion.models.transfusion.remaining_time import RemainingTime
-from anomalib_transfusion.models.transfusion.validation import is_milestone
+from anomalib_transfusion.training.progress import RemainingTime
+from anomalib_transfusion.training.validation import is_milestone
 from anomalib_transfusion.visualization import TrainingGrid
 from conftest import SURFACE, TINY
 from paths import ROOT

@@ -6,12 +6,13 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
-__all__ = ["draw_table", "to_panel"]
+__all__ = ["TrainingPanels", "draw_table", "largest", "to_panel"]
 
 BACKGROUND = (255, 255, 255)
 INK = (30, 30, 30)
@@ -21,6 +22,32 @@ GAP = 4
 LINE_SPACING = 1.3
 SMALLEST_FONT = 12
 LARGEST_FONT = 22
+
+
+class TrainingPanels(NamedTuple):
+    """What some samples of a training step are shown by.
+
+    Attributes:
+        columns: Images in [0, 1] for each column of a table, by its head, ``(N, C, H, W)`` each.
+        names: What stands at the left of each row.
+    """
+
+    columns: dict[str, torch.Tensor]
+    names: list[str]
+
+
+def largest(masks: torch.Tensor, number: int) -> torch.Tensor:
+    """Return which samples of a batch have the largest masks, in that order.
+
+    Args:
+        masks: Masks in [0, 1], ``(B, 1, H, W)``.
+        number: Number of samples, at most.
+
+    Returns:
+        Their indices, ``(N,)``.
+    """
+    # Stable, so that equal areas keep their order.
+    return masks.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[:number]
 
 
 def to_panel(image: torch.Tensor, size: tuple[int, int]) -> Image.Image:

@@ -4,7 +4,7 @@
 """A sheet for each image with all that the model says about it, and a page over all sheets of a run."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -23,6 +23,7 @@ from torch import distributed
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_transfusion.files import fitting_name, marked_name, written_whole
+from anomalib_transfusion.training.image_files import evaluated_images
 
 from .output_names import as_one_name, plain_path, tell_apart
 from .result_page import Result, Summary, write_page
@@ -32,14 +33,16 @@ __all__ = ["ResultSheet"]
 
 # What browsers show; sheets of images in other formats are PNG.
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+RECONSTRUCTION = "Reconstruction"
 NAMES = {"gt_mask": "Ground truth", "pred_mask": "Predicted mask", "anomaly_map": "Anomaly map"}
 
 
 class ResultSheet(ImageVisualizer):
     """anomalib's image visualizer with verdict, reconstruction and difference, and a page over all sheets.
 
-    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. The model has to keep the
-    reconstructions of the batch that it evaluated last in an attribute ``reconstruction``, as TransFusion does. Without
+    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. What a model keeps of the batch that it
+    evaluated last in an attribute ``panels``, images in [0, 1] by name, is shown too, and the difference of image and
+    ``Reconstruction`` where there is one. Without
     ``output_dir`` the sheets go to the folder ``images`` of the run, those of predictions to its folder
     ``predictions``, and the page ``index.html`` with them.
     """
@@ -51,12 +54,12 @@ class ResultSheet(ImageVisualizer):
         self._places: dict[Path, PurePath] = {}
         self._claimed: set[str] = set()
 
-    def panels(self, item: ImageItem, reconstruction: torch.Tensor) -> list[Image.Image]:
-        """Draw the panels of a sheet: anomalib's, the reconstruction, and the difference of image and reconstruction.
+    def panels(self, item: ImageItem, shown: Mapping[str, torch.Tensor] | None = None) -> list[Image.Image]:
+        """Draw the panels of a sheet: anomalib's, the model's, and the difference of image and reconstruction.
 
         Args:
             item: Image with predictions.
-            reconstruction: Its x_0 in [0, 1], ``(3, H, W)``.
+            shown: What the model shows of it in [0, 1] by name, ``(C, H, W)`` each.
 
         Returns:
             The panels; none where anomalib's visualizer finds nothing to draw.
@@ -75,10 +78,11 @@ class ResultSheet(ImageVisualizer):
             return []
         panels = [drawn.crop((x, 0, x + width, height)) for x in range(0, drawn.width, width)]
         names = self._names(item)
-        difference = difference_panel(item.image, reconstruction)  # type: ignore[arg-type]
-        for name, panel in (("Reconstruction", to_pil_image(reconstruction.float().cpu())), ("Difference", difference)):
-            names.append(name)
-            panels.append(panel.resize((width, height)))
+        extra = {name: to_pil_image(image.float().cpu()) for name, image in (shown or {}).items()}
+        if shown and RECONSTRUCTION in shown:
+            extra["Difference"] = difference_panel(item.image, shown[RECONSTRUCTION])  # type: ignore[arg-type]
+        names += extra
+        panels += [panel.convert("RGB").resize((width, height)) for panel in extra.values()]
         if not self.text_config.get("enable", True):
             return panels
         text_config = {key: value for key, value in self.text_config.items() if key != "enable"}
@@ -103,9 +107,6 @@ class ResultSheet(ImageVisualizer):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before, and decide where the sheets of this one go."""
-        # Not above: the models import this package.
-        from anomalib_transfusion.models.transfusion.image_files import evaluated_images
-
         del pl_module
         self._results = {}
         self._places = tell_apart(map(plain_path, evaluated_images(trainer)), lambda image: usual_place(image, trainer))
@@ -128,7 +129,7 @@ class ResultSheet(ImageVisualizer):
         del outputs, batch_idx, dataloader_idx
         folder = self._folder(trainer)
         threshold, _ = threshold_of(pl_module)
-        for item, panels in self._drawn(batch, pl_module.reconstruction):  # type: ignore[arg-type]
+        for item, panels in self._drawn(batch, getattr(pl_module, "panels", {})):
             # An image that is in no file has a number.
             unnamed = f"image_{trainer.global_rank}_{len(self._results):05}"
             place = self._place(plain_path(item.image_path or unnamed), trainer)
@@ -152,10 +153,14 @@ class ResultSheet(ImageVisualizer):
                 sheet.save(partial, format=Image.registered_extensions()[filename.suffix.lower()], quality=92)
             self._results[result.sheet] = replace(result, size=sheet.size, parts=parts)
 
-    def _drawn(self, batch: ImageBatch, reconstructions: torch.Tensor) -> Iterator[tuple[ImageItem, list[Image.Image]]]:
+    def _drawn(
+        self,
+        batch: ImageBatch,
+        shown: Mapping[str, torch.Tensor],
+    ) -> Iterator[tuple[ImageItem, list[Image.Image]]]:
         """Yield the images of a batch of which there is something to draw, and their panels."""
-        for item, reconstruction in zip(batch, reconstructions, strict=True):
-            if panels := self.panels(item, reconstruction):
+        for number, item in enumerate(batch):
+            if panels := self.panels(item, {name: images[number] for name, images in shown.items()}):
                 yield item, panels
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,10 +5,9 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from anomalib.loggers.base import ImageLoggerBase
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,41 +16,23 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from PIL import Image
 
 from anomalib_transfusion.files import written_whole
+from anomalib_transfusion.training.validation import is_milestone, num_epochs
 
-from .panels import draw_table, to_panel
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
-    from anomalib_transfusion.models.transfusion.loss import Target
-    from anomalib_transfusion.models.transfusion.unet import Prediction
+from .panels import TrainingPanels, draw_table, to_panel
 
 __all__ = ["TrainingGrid"]
 
-HEADS = ("input\nxₜ", "true\nmask", "predicted\nmask", "true normal\nappearance", "predicted normal\nappearance")
 PANEL_SIZE = 128
 
 
-class _Samples(NamedTuple):
-    """What is shown of a training step, on the CPU.
-
-    Attributes:
-        panels: Images in [0, 1] for each column of the grid, ``(B, C, H, W)`` each.
-        beta: Transparency of each sample's anomaly.
-    """
-
-    panels: list[torch.Tensor]
-    beta: list[float]
-
-
 class TrainingGrid(Callback):
-    """Draws a few samples of a training step: input, true and predicted mask, true and predicted normal appearance.
+    """Draws a few samples of a training step, as the model's ``training_panels`` show them.
 
-    TransFusion adds it to every training by itself, unless ``visualizer=False``. The samples are those of the last full
-    batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at random for it.
-    The pictures go to the folder ``images/training`` of the run, and to the loggers that take images: anomalib's
-    (comet, MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get none. Of
-    several processes the first one draws.
+    The models of this plugin add it to every training by themselves, unless ``visualizer=False``. The samples are those
+    of the last full batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at
+    random for it. The pictures go to the folder ``images/training`` of the run, and to the loggers that take images:
+    anomalib's (comet, MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get
+    none. Of several processes the first one draws.
 
     Args:
         every_n_epochs: After how many epochs to draw, beside the first and the last one. ``None`` gives about ten
@@ -76,14 +57,13 @@ class TrainingGrid(Callback):
         self.every_n_epochs = every_n_epochs
         self.num_samples = num_samples
         self.output_dir = output_dir
-        self._samples: _Samples | None = None
-        self._handle: RemovableHandle | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Look at what the loss is given in this step, if it is one to draw."""
+        """Ask for panels of this step, if it is one to draw."""
         del batch
-        if trainer.is_global_zero and batch_idx == _last_full_batch(trainer) and self._due(trainer):
-            self._handle = pl_module.loss.register_forward_hook(self._keep)  # type: ignore[union-attr]
+        drawn = trainer.is_global_zero and batch_idx == _last_full_batch(trainer) and self._due(trainer)
+        if drawn and callable(watch := getattr(pl_module, "watch", None)):
+            watch(self.num_samples)
 
     def on_train_batch_end(
         self,
@@ -93,13 +73,13 @@ class TrainingGrid(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Draw what was kept."""
-        del pl_module, outputs, batch, batch_idx
-        self._remove_hook()
-        if self._samples is None:
+        """Draw the panels that were asked for."""
+        del outputs, batch, batch_idx
+        panels: TrainingPanels | None = getattr(pl_module, "training_panels", None)
+        if panels is None:
             return
-        grid = _draw(self._samples)
-        self._samples = None
+        pl_module.training_panels = None  # type: ignore[assignment]
+        grid = _draw(panels)
         name = f"epoch_{trainer.current_epoch + 1:04d}.png"
         try:
             with written_whole(self._folder(trainer) / name) as partial:
@@ -114,41 +94,15 @@ class TrainingGrid(Callback):
             elif isinstance(logger, ImageLoggerBase):
                 logger.add_image(np.array(grid), name=f"training/{name}", global_step=trainer.global_step)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: PLR6301
         """Leave the model as it was."""
-        del trainer, pl_module, exception
-        self._remove_hook()
-        self._samples = None
-
-    def _remove_hook(self) -> None:
-        """Look no longer."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        del trainer, exception
+        if callable(watch := getattr(pl_module, "watch", None)):
+            watch(0)
 
     def _due(self, trainer: Trainer) -> bool:
         """Tell whether this epoch has a picture."""
-        from anomalib_transfusion.models.transfusion.validation import is_milestone, num_epochs
-
         return is_milestone(trainer.current_epoch + 1, num_epochs(trainer), self.every_n_epochs)
-
-    @torch.no_grad()
-    def _keep(self, loss: torch.nn.Module, arguments: tuple[Any, ...], terms: Any) -> None:  # noqa: ANN401
-        """Keep some samples of the step: a hook of the loss, which sees prediction and truth alike."""
-        del loss, terms
-        prediction: Prediction
-        target: Target
-        prediction, target, x_t, beta, _ = arguments
-        # Stable, so that equal areas keep their order.
-        chosen = target.mask.flatten(1).sum(dim=1).argsort(descending=True, stable=True)[: self.num_samples]
-        panels = (
-            (x_t[chosen] + 1) / 2,
-            target.mask[chosen],
-            prediction.mask_logits[chosen].float().sigmoid(),
-            (target.normal[chosen] + 1) / 2,
-            (prediction.normal[chosen].float() + 1) / 2,
-        )
-        self._samples = _Samples([panel.cpu() for panel in panels], beta.flatten()[chosen].tolist())
 
     def _folder(self, trainer: Trainer) -> Path:
         """Return the folder of this run's pictures."""
@@ -161,10 +115,10 @@ def _last_full_batch(trainer: Trainer) -> int:
     return max(0, int(batches) - 2) if math.isfinite(batches) else 0
 
 
-def _draw(samples: _Samples) -> Image.Image:
+def _draw(panels: TrainingPanels) -> Image.Image:
     """Draw a row for each sample."""
-    height, width = samples.panels[0].shape[-2:]
+    height, width = next(iter(panels.columns.values())).shape[-2:]
     scale = PANEL_SIZE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    rows = [[to_panel(image, size) for image in row] for row in zip(*samples.panels, strict=True)]
-    return draw_table(rows, HEADS, names=[f"βₜ = {beta:.2f}" for beta in samples.beta])
+    rows = [[to_panel(image, size) for image in row] for row in zip(*panels.columns.values(), strict=True)]
+    return draw_table(rows, list(panels.columns), names=panels.names)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.models.transfusion.parameters import check_arguments
-from anomalib_transfusion.models.transfusion.tensors import check_shape
+from anomalib_transfusion.checks import check_arguments, check_shape
 
 __all__ = ["DiffusionADLoss", "LossTerms", "Prediction", "Target", "cross_entropy", "focal_loss", "noise_loss"]
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from anomalib_transfusion.models.transfusion.checkpoint import reason_of
+from anomalib_transfusion.files import reason_of
 
 from .segmentation import SegmentationUNet
 from .torch_model import DiffusionADModel

@@ -12,16 +12,14 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_transfusion.models.transfusion.acceleration import (
+from anomalib_transfusion.checks import check_arguments, check_images, check_shape
+from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
     check_precision,
     prefers_channels_last,
     run_network,
 )
-from anomalib_transfusion.models.transfusion.parameters import check_arguments
-from anomalib_transfusion.models.transfusion.tensors import check_images, check_shape
-from anomalib_transfusion.models.transfusion.tiling import check_tiler
 from anomalib_transfusion.networks.gaussian import (
     Rates,
     add_noise,
@@ -31,6 +29,7 @@ from anomalib_transfusion.networks.gaussian import (
     predict_x_0,
     rates,
 )
+from anomalib_transfusion.training.tiling import check_tiler
 
 from .checks import NoiseScales, Schedule, check_diffusion, check_evaluation, warn_of_extrapolation
 from .guidance import clamp_reconstruction, guidance_share, guided_reconstruction

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from anomalib_transfusion.models.transfusion.normalization import GroupNormSiLU, memory_format, normalized_in_strips
+from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format, normalized_in_strips
 
 __all__ = ["NoiseUNet", "check_unet"]
 

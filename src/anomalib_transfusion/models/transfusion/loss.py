@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import sigmoid_focal_loss
 
-from .parameters import check_arguments
-from .tensors import check_shape
+from anomalib_transfusion.checks import check_arguments, check_shape
+
 from .transparency import reverse_step
 from .unet import Prediction
 

@@ -13,11 +13,17 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .acceleration import Precision, autocast_network, check_precision, prefers_channels_last, run_network
-from .export import Carry, scan_steps
-from .parameters import check_arguments, taken_by
-from .tensors import check_images, check_range, check_shape
-from .tiling import check_tiler, predict_tiles
+from anomalib_transfusion.checks import check_arguments, check_images, check_range, check_shape, taken_by
+from anomalib_transfusion.models.loop_export import Carry, scan_steps
+from anomalib_transfusion.networks.acceleration import (
+    Precision,
+    autocast_network,
+    check_precision,
+    prefers_channels_last,
+    run_network,
+)
+from anomalib_transfusion.training.tiling import check_tiler, predict_tiles
+
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
 from .unet import Prediction, ResUNet
 
@@ -146,6 +152,11 @@ class TransFusionModel(nn.Module):
         self._tiler: Tiler | None = None
 
     @property
+    def stride(self) -> int:
+        """What the sides of images must be multiples of."""
+        return self.network.stride
+
+    @property
     def tiler(self) -> Tiler | None:
         """The tiler of anomalib's ``TilerConfigurationCallback``: the network sees tiles, the rest whole images."""
         return self._tiler
@@ -153,7 +164,7 @@ class TransFusionModel(nn.Module):
     @tiler.setter
     def tiler(self, tiler: Tiler | None) -> None:
         if tiler is not None:
-            check_tiler(tiler, self.network.stride)
+            check_tiler(tiler, self.stride)
         self._tiler = tiler
 
     def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
@@ -196,7 +207,7 @@ class TransFusionModel(nn.Module):
                 "image. Pass both, or call .eval() first to get anomaly maps."
             )
             raise ValueError(msg)
-        check_images(images, self.network.stride)
+        check_images(images, self.stride)
         check_shape("previous_mask", previous_mask, images.shape[0], 1, *images.shape[2:])
         check_shape("timestep", timestep, images.shape[0])
         with autocast_network(self.precision, images.device):
@@ -241,7 +252,7 @@ class TransFusionModel(nn.Module):
             ValueError: If their shape is wrong, their values are not in [0, 1] (but for the overshoot of a bicubic
                 resize), or the network cannot divide their sides.
         """
-        check_images(images, self.network.stride)
+        check_images(images, self.stride)
         check_range(images)
         x_t = 2 * images - 1
         mask = torch.zeros_like(x_t[:, :1])

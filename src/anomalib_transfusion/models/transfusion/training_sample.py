@@ -3,33 +3,21 @@
 
 """From normal images to training samples: synthetic anomalies at a random timestep of the forward process."""
 
-import logging
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from anomalib.models.image.draem.lightning_model import DTD_DOWNLOAD_INFO
 
-from anomalib_transfusion.data.download import download
-from anomalib_transfusion.synthesis import (
-    AnomalyGenerator,
-    ForegroundMasks,
-    TextureBank,
-    check_synthesis,
-    estimate_foreground,
-    rotate_some,
-)
-from anomalib_transfusion.synthesis.sources import TextureResize, check_texture_resize
+from anomalib_transfusion.checks import check_arguments
+from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank, rotate_some
+from anomalib_transfusion.training.anomalies import AnomalySource, TextureSource
+from anomalib_transfusion.visualization.panels import TrainingPanels, largest
 
 from .loss import Target
-from .parameters import check_arguments
 from .transparency import forward_process
+from .unet import Prediction
 
-__all__ = ["TextureSource", "TrainingSample", "TrainingSampler"]
-
-logger = logging.getLogger(__name__)
-
-TextureSource = Literal["folder", "photographs", "none"]
+__all__ = ["TextureSource", "TrainingSample", "TrainingSampler", "panels_of"]
 
 
 class TrainingSample(NamedTuple):
@@ -48,104 +36,30 @@ class TrainingSample(NamedTuple):
     target: Target
 
 
-class TrainingSampler:
+class TrainingSampler(AnomalySource):
     """Draws training samples from normal images, on their device (paper Sections 3.2, 3.3 and 4.3).
 
     Args:
-        dtd_dir: Folder with texture photographs in DTD's layout, for ``texture_source="folder"``.
-        texture_source: Where texture anomalies come from: the ``folder`` (the paper's), the ``photographs`` that
-            scikit-image ships, or ``none``: structure anomalies alone.
-        foreground: ``none``, ``estimate``, or a folder with one mask for each training image.
+        source: As of :class:`AnomalySource`.
         rotation_probability: Share of the samples that are rotated by up to 20 degrees.
-        structure_share: Share of the anomalies that come from the image itself, in [0, 1]; the others from a texture.
-        min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
-        grayscale_anomalies: Whether anomalies on gray images are gray, too.
-        texture_resize: How the photographs of the folder are made smaller: ``area`` or ``bilinear`` (the published
-            code's).
+        named: As of :class:`AnomalySource`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
         ValueError: If a parameter is impossible; the message names it.
     """
 
-    def __init__(
-        self,
-        dtd_dir: str | Path,
-        texture_source: TextureSource = "folder",
-        foreground: str | Path = "none",
-        rotation_probability: float = 0.3,
-        structure_share: float = 0.5,
-        min_perlin_scale: int = 0,
-        grayscale_anomalies: bool = False,
-        texture_resize: TextureResize = "area",
-    ) -> None:
+    def __init__(self, *source: Any, rotation_probability: float = 0.3, **named: Any) -> None:  # noqa: ANN401
         given = check_arguments(TrainingSampler.__init__, locals())
-        self.dtd_dir = Path(given["dtd_dir"])
-        self.texture_source: TextureSource = given["texture_source"]
-        self.foreground: str = given["foreground"]
+        super().__init__(*source, **named)
         self.rotation_probability: float = given["rotation_probability"]
-        self.structure_share: float = given["structure_share"]
-        self.min_perlin_scale: int = given["min_perlin_scale"]
-        self.grayscale_anomalies: bool = given["grayscale_anomalies"]
-        if self.texture_source not in get_args(TextureSource):
-            known = ", ".join(get_args(TextureSource))
-            msg = f"texture_source={self.texture_source!r} is unknown; choose one of {known}."
-            raise ValueError(msg)
         if not 0 <= self.rotation_probability <= 1:
             msg = f"rotation_probability={self.rotation_probability} must be in [0, 1]; 0 rotates none."
             raise ValueError(msg)
-        check_texture_resize(given["texture_resize"])
-        check_synthesis(self.texture_source != "none", self.structure_share, self.min_perlin_scale)
-        self.texture_resize: TextureResize = given["texture_resize"]
-        self._size: tuple[int, int] | None = None
-        self._generator: AnomalyGenerator
-        self._foreground_masks: ForegroundMasks | None = None
 
-    def prepare(self) -> None:
-        """Download DTD where its folder is absent, as anomalib's Draem does.
-
-        Raises:
-            RuntimeError: If the download fails; the message says what to pass instead.
-        """
-        if self.texture_source != "folder" or self.dtd_dir.is_dir():
-            return
-        logger.info("No texture photographs in %s; downloading the Describable Textures Dataset.", self.dtd_dir)
-        download(
-            self.dtd_dir,
-            DTD_DOWNLOAD_INFO,
-            what="A folder of texture photographs",
-            remedy=(
-                "pass the folder of an unpacked Describable Textures Dataset or of any texture photographs "
-                "(dtd_dir, on the command line --model.dtd_dir), or ask for textures that need no folder "
-                '(texture_source="photographs", on the command line --model.texture_source photographs)'
-            ),
-        )
-
-    def build(self, size: tuple[int, int]) -> None:
-        """Read the sources for images of a size; nothing is done where they are there already.
-
-        Args:
-            size: Height and width of the training images in pixels.
-
-        Raises:
-            FileNotFoundError: If a folder is missing or holds no image.
-        """
-        if self._size == size:
-            return
-        textures = {
-            "folder": lambda: TextureBank.from_folder(self.dtd_dir, size, resize=self.texture_resize),
-            "photographs": lambda: TextureBank.from_photographs(size),
-            "none": lambda: None,
-        }[self.texture_source]()
-        self._generator = AnomalyGenerator(
-            textures,
-            self.structure_share,
-            self.min_perlin_scale,
-            self.grayscale_anomalies,
-        )
-        if self.foreground not in {"none", "estimate"}:
-            self._foreground_masks = ForegroundMasks.from_folder(Path(self.foreground), size)
-        self._size = size
+    def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
+        """Return the generator of the paper's anomalies."""
+        return AnomalyGenerator(textures, self.structure_share, self.min_perlin_scale, self.grayscale_anomalies)
 
     def __call__(
         self,
@@ -163,8 +77,7 @@ class TrainingSampler:
         Returns:
             The samples; about half of them carry an anomaly.
         """
-        self.build((images.shape[-2], images.shape[-1]))
-        anomaly = self._generator(images, self._find_foreground(images, image_paths))
+        anomaly = self.draw(images, image_paths)
         last = len(beta) - 1
         timestep = torch.randint(1, last + 1, (images.shape[0],), device=images.device)
         normal, appearance, mask, previous_mask = rotate_some(
@@ -176,16 +89,30 @@ class TrainingSampler:
         x_t = forward_process(normal, appearance, mask, beta[timestep].view(-1, 1, 1, 1))
         return TrainingSample(x_t, previous_mask, timestep, Target(normal, appearance, mask))
 
-    def _find_foreground(self, images: torch.Tensor, image_paths: list[str] | None) -> torch.Tensor | None:
-        """Return the foreground masks ``(B, 1, H, W)`` of the images, or ``None`` where anomalies may be anywhere."""
-        if self.foreground == "none":
-            return None
-        if self.foreground == "estimate":
-            return estimate_foreground(images)
-        if self._foreground_masks is None or image_paths is None:
-            msg = (
-                f"foreground={self.foreground!r} needs the file of each image, but this batch has no image_path. Use a "
-                'data module that gives it, or foreground="estimate" or "none".'
-            )
-            raise ValueError(msg)
-        return self._foreground_masks.lookup(image_paths, images.device)
+
+@torch.no_grad()
+def panels_of(sample: TrainingSample, prediction: Prediction, beta: torch.Tensor, number: int) -> TrainingPanels:
+    """Return what some samples of a training step are shown by, those with the largest anomalies first.
+
+    Args:
+        sample: The samples.
+        prediction: The network's prediction for them.
+        beta: Transparency of each sample's anomaly, ``(B, 1, 1, 1)``.
+        number: Number of samples, at most.
+
+    Returns:
+        Input, true and predicted mask, true and predicted normal appearance.
+    """
+    target = sample.target
+    chosen = largest(target.mask, number)
+    columns = {
+        "input\nxₜ": (sample.x_t + 1) / 2,
+        "true\nmask": target.mask,
+        "predicted\nmask": prediction.mask_logits.float().sigmoid(),
+        "true normal\nappearance": (target.normal + 1) / 2,
+        "predicted normal\nappearance": (prediction.normal.float() + 1) / 2,
+    }
+    return TrainingPanels(
+        {head: images[chosen].cpu() for head, images in columns.items()},
+        [f"βₜ = {value:.2f}" for value in beta.flatten()[chosen].tolist()],
+    )

@@ -17,7 +17,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .normalization import GroupNormSiLU, activate, group_norm, groups_of, memory_format, normalized_in_strips
+from anomalib_transfusion.networks.normalization import (
+    GroupNormSiLU,
+    activate,
+    group_norm,
+    groups_of,
+    memory_format,
+    normalized_in_strips,
+)
 
 __all__ = ["Prediction", "ResUNet"]
 

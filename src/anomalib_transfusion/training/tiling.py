@@ -4,13 +4,14 @@
 """The network on tiles of an image, as anomalib's ``TilerConfigurationCallback`` asks for it."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from anomalib.data.utils.tiler import Tiler
 
-from .unet import Prediction
-
 __all__ = ["check_tiler", "predict_tiles"]
+
+Prediction = TypeVar("Prediction", bound=tuple[torch.Tensor, ...])
 
 
 def check_tiler(tiler: Tiler, stride: int) -> None:
@@ -46,7 +47,7 @@ def predict_tiles(
     """Run the network on the tiles of images, and put its predictions together; where tiles overlap, averaged.
 
     Args:
-        network: The network, of what follows.
+        network: The network, of what follows; gives a named tuple of maps, ``(B, C, H, W)`` each.
         tiler: anomalib's tiler.
         x_t: Images in [-1, 1], ``(B, 3, H, W)``.
         previous_mask: Masks of the step before, ``(B, 1, H, W)``.
@@ -59,4 +60,5 @@ def predict_tiles(
     tiles = tiler.tile(torch.cat((x_t, previous_mask), dim=1)).to(x_t.dtype)
     # All tiles of an image follow each other.
     timesteps = timestep.repeat_interleave(len(tiles) // len(x_t))
-    return Prediction(*map(tiler.untile, network(tiles[:, :3], tiles[:, 3:], timesteps)))
+    predicted = network(tiles[:, :3], tiles[:, 3:], timesteps)
+    return type(predicted)(*map(tiler.untile, predicted))

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from torchmetrics import Metric
 
-    from .torch_model import TransFusionModel
-
 __all__ = ["LoopExport", "scan_steps"]
 
 # The oldest operator set that PyTorch's exporter writes by itself. anomalib's default of 14 asks for a conversion that
@@ -59,9 +57,9 @@ def scan_steps(step: Callable[..., Carry], start: Carry, inputs: tuple[torch.Ten
 
 
 class LoopExport(ExportMixin):
-    """anomalib's export, of a TransFusion model, whose reverse process calls :func:`scan_steps`."""
+    """anomalib's export, of a model that has ``inference_timesteps``, and a loop over them in :func:`scan_steps`."""
 
-    model: "TransFusionModel"  # type: ignore[assignment]
+    model: Any
 
     def to_onnx(
         self,

@@ -10,13 +10,16 @@ from anomalib import metrics
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-__all__ = ["AUPRO", "AUROC", "F1Score", "SeenLabels", "check_metrics", "default_evaluator"]
+__all__ = ["AUPRO", "AUROC", "F1Score", "RemembersValidation", "check_metrics", "default_evaluator"]
 
 # Of the post-processor, which makes them in tests and predictions alone.
 LABELS = {"pred_label", "pred_mask"}
 KINDS = ("good", "defective")
+VALIDATED_KEY = "transfusion_validated_on"
 
 
 class _Defined:
@@ -136,28 +139,36 @@ def check_metrics(model: AnomalibModule) -> None:
         rank_zero_info(f"{names}: left out, since there are no labels without a post-processor that has a threshold.")
 
 
-class SeenLabels:
-    """Counts good and defective images."""
+class RemembersValidation(LightningModule):
+    """Stands among the bases of a model: checkpoints keep what images the threshold is from."""
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.validated_on: list[int] | None = None
+        """Numbers of good and defective images that the threshold is from; ``None`` where unknown."""
+
         self._counts = torch.zeros(len(KINDS), dtype=torch.long)
 
-    def add(self, labels: torch.Tensor | None) -> None:
-        """Count the labels of a batch, without waiting for the GPU.
-
-        Args:
-            labels: Whether each image is defective, ``(B,)``; ``None`` where that is unknown.
-        """
+    def on_validation_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Count good and defective images, without waiting for the GPU."""
+        del outputs, args, kwargs
+        labels: Any = batch.gt_label
         if labels is not None:
             defective = (labels > 0).sum()
             self._counts = self._counts.to(labels.device) + torch.stack([labels.numel() - defective, defective])
 
-    def total(self, model: AnomalibModule) -> list[int]:
-        """Return the numbers of good and defective images in all processes, and begin anew.
-
-        Args:
-            model: The model, whose trainer knows the processes.
-        """
-        counts: Any = model.all_gather(self._counts.to(model.device))
+    def on_validation_epoch_end(self) -> None:
+        """Remember the images of all processes."""
+        counts: Any = self.all_gather(self._counts.to(self.device))
         self._counts = torch.zeros(len(KINDS), dtype=torch.long)
-        return counts.reshape(-1, len(KINDS)).sum(dim=0).tolist()
+        self.validated_on = counts.reshape(-1, len(KINDS)).sum(dim=0).tolist()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what the threshold is from."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[VALIDATED_KEY] = self.validated_on
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load what the threshold is from."""
+        super().on_load_checkpoint(checkpoint)
+        self.validated_on = checkpoint.get(VALIDATED_KEY)

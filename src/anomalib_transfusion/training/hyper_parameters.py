@@ -14,7 +14,7 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch.core.mixins import HyperparametersMixin
 
-from .parameters import plain
+from anomalib_transfusion.checks import plain
 
 __all__ = ["PlainHyperparameters", "check_readable"]
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from anomalib_transfusion.visualization.output_names import plain_path, tell_apart
+
 from .film_strip import check_output, visualize_reverse_process
-from .output_names import plain_path, tell_apart
 
 __all__ = ["explain_files"]
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from anomalib.pre_processing import PreProcessor
 from torch import nn
 
-from .tensors import OVERSHOOT
+from anomalib_transfusion.checks import OVERSHOOT
 
-__all__ = ["check_augmentations", "normalizations"]
+__all__ = ["check_augmentations", "check_pre_processor", "normalizations"]
 
 
 def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
@@ -35,6 +36,22 @@ def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
     # A transform may be an attribute and a child of the same module.
     for part in {id(part): part for part in inner}.values():
         yield from normalizations(part)
+
+
+def check_pre_processor(pre_processor: Any, model: str) -> None:  # noqa: ANN401
+    """Raise ValueError if a pre-processor normalises.
+
+    Args:
+        pre_processor: anomalib's pre-processor; one of another kind is left alone.
+        model: Name of the model that it is for.
+    """
+    transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
+    if any(normalizations(transform)):
+        msg = (
+            f"The pre-processor {transform} normalises, but {model} expects images in [0, 1] and scales them to "
+            "[-1, 1] itself. Remove Normalize from the transforms."
+        )
+        raise ValueError(msg)
 
 
 def check_augmentations(dataset: Any) -> None:  # noqa: ANN401

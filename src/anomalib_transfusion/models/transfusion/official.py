@@ -7,13 +7,14 @@ The published implementation saves the state dict of its whole model, tensors on
 encoder (``down``) and the decoder (``up``) in one row, blocks and changes of resolution alike.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from anomalib_transfusion.files import reason_of
 
 from .unet import ResUNet
 
@@ -77,16 +78,6 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
         )
         raise ValueError(msg)
     return dict(state)
-
-
-def reason_of(error: Exception) -> str:
-    """Return why a file could not be loaded, without torch's advice to load it in the way that runs code."""
-    if refused := re.search(r"GLOBAL (\S+)|but got <class '([^']+)'>", str(error)):
-        return f"it holds {refused[1] or refused[2]}, which is neither a tensor nor a plain value"
-    lines = [
-        line.strip() for line in str(error).splitlines() if "weights_only" not in line and "torch.load" not in line
-    ]
-    return next(filter(None, lines), type(error).__name__)
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

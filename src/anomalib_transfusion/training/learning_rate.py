@@ -11,7 +11,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["drop_rate", "renew_rate"]
+__all__ = ["check_rates", "drop_rate", "renew_rate"]
+
+
+def check_rates(**rates: float) -> None:
+    """Raise ValueError, naming it, if a learning rate, a weight decay, a share or a factor of them is impossible.
+
+    Args:
+        rates: Values by name; a share is in [0, 1], all others are at least 0.
+    """
+    for name, value in rates.items():
+        largest = 1 if name.endswith("_share") else float("inf")
+        if not 0 <= value <= largest:
+            msg = f"{name}={value} is impossible; expected a number from 0 to {largest}. Leave it out for the default."
+            raise ValueError(msg)
 
 
 def drop_rate(optimizer: Optimizer, trainer: Trainer, share: float, decay: float) -> dict[str, Any]:
@@ -37,33 +50,32 @@ def drop_rate(optimizer: Optimizer, trainer: Trainer, share: float, decay: float
     return {"scheduler": LambdaLR(optimizer, lambda time: 1.0 if time < drop else decay), "interval": interval}
 
 
-def renew_rate(trainer: Trainer, learning_rate: float, weight_decay: float) -> None:
-    """Give a resumed training the learning rate and weight decay that it was asked for, and say so where they differ.
+def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
+    """Give a resumed training the learning rates and weight decay that it was asked for, and say where they differ.
 
     A checkpoint brings those of the training that wrote it, and the rate that its length gave the next epoch.
 
     Args:
         trainer: Trainer with the optimiser and the schedule of :func:`drop_rate`, restored from a checkpoint.
-        learning_rate: The full rate.
-        weight_decay: The weight decay.
+        configured: What the model configures for a new training: a dictionary with the ``optimizer``, a schedule over
+            it. Where it has several groups of parameters, ``name`` of a group is in front of its rate's name.
     """
+    fresh = configured.get("optimizer") if isinstance(configured, dict) else None
     for config in trainer.lr_scheduler_configs:
         scheduler = config.scheduler
-        if not isinstance(scheduler, LambdaLR):
+        if not isinstance(scheduler, LambdaLR) or not isinstance(fresh, Optimizer):
             continue
-        restored = scheduler.optimizer.param_groups[0]
-        found = {"learning_rate": restored["initial_lr"], "weight_decay": restored["weight_decay"]}
-        wanted = {"learning_rate": learning_rate, "weight_decay": weight_decay}
-        for name in wanted:
-            if wanted[name] != found[name]:
-                rank_zero_info(
-                    f"The training goes on with {name}={wanted[name]}; the checkpoint was written with {found[name]}.",
-                )
-        scheduler.base_lrs = [learning_rate] * len(scheduler.base_lrs)
-        for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
-            group["initial_lr"] = learning_rate
-            group["weight_decay"] = weight_decay
-            group["lr"] = learning_rate * factor(scheduler.last_epoch)
+        scheduler.base_lrs = [group["initial_lr"] for group in fresh.param_groups]
+        groups = zip(scheduler.optimizer.param_groups, fresh.param_groups, scheduler.lr_lambdas, strict=True)
+        for group, wanted, factor in groups:
+            names = {"initial_lr": f"{wanted.get('name', '')}learning_rate", "weight_decay": "weight_decay"}
+            for key, name in names.items():
+                found, group[key] = group[key], wanted[key]
+                if found != wanted[key]:
+                    rank_zero_info(
+                        f"The training goes on with {name}={wanted[key]}; the checkpoint was written with {found}.",
+                    )
+            group["lr"] = wanted["initial_lr"] * factor(scheduler.last_epoch)
 
 
 def _elapsed_share(timer: Timer) -> float:

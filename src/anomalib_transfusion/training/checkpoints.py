@@ -15,9 +15,7 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
-from anomalib_transfusion.files import written_whole
-
-from .checkpoint import reason_of
+from anomalib_transfusion.files import reason_of, written_whole
 
 __all__ = ["WholeCheckpointIO", "use_whole_checkpoints"]
 

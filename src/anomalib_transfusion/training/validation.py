@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["RareValidation", "is_milestone", "num_epochs", "typed_by_user"]
+__all__ = ["RareValidation", "is_milestone", "num_epochs", "rare_validation", "typed_by_user"]
 
 # A training step costs about as much as three forward passes: one forward, and a backward of twice its cost.
 PASSES_PER_TRAINING_IMAGE = 3
@@ -38,13 +38,12 @@ class RareValidation(Callback):
         passes: Network passes that validating one image takes.
     """
 
-    def __init__(self, passes: int) -> None:
+    def __init__(self, passes: float) -> None:
         self.passes = passes
         self.interval: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Work out the interval from the sizes of the data sets."""
-        del pl_module
         if not trainer.enable_validation:
             trainer.check_val_every_n_epoch = 1
             return
@@ -57,8 +56,8 @@ class RareValidation(Callback):
         # After every epoch is what the trainer said anyway.
         if self.interval > 1:
             rank_zero_info(
-                f"TransFusion validates every {self.interval} epochs and after the last one, because a validation "
-                f"costs as much as {validation_cost / training_cost:.1f} epochs. Set the trainer's "
+                f"{type(pl_module).__name__} validates every {self.interval} epochs and after the last one, because a "
+                f"validation costs as much as {validation_cost / training_cost:.1f} epochs. Set the trainer's "
                 "check_val_every_n_epoch to choose yourself.",
             )
 
@@ -88,6 +87,22 @@ class RareValidation(Callback):
         del pl_module
         self.interval = None
         trainer.check_val_every_n_epoch = 1
+
+
+def rare_validation(trainer: Trainer, typed: set[str], passes: float) -> list[Callback]:
+    """Return the callback for rare validation, unless the user said when to validate.
+
+    Args:
+        trainer: Trainer before a training; its validation interval is prepared for the callback.
+        typed: What :func:`typed_by_user` found.
+        passes: Network passes that validating one image takes.
+    """
+    touched = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1
+    if touched or not typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):
+        return []
+    # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
+    trainer.check_val_every_n_epoch = 2
+    return [RareValidation(passes)]
 
 
 def validation_interval(cost: float, epochs: float) -> int:

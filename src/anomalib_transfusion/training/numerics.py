@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .loss import LossTerms
-from .tensors import refuse_range
+from anomalib_transfusion.checks import refuse_range
 
 __all__ = ["ImageGuard", "LossGuard", "seed_from", "seeded"]
 
@@ -95,20 +94,25 @@ class ImageGuard(_Guard):
 class LossGuard(_Guard):
     """Stops the training at a loss that is not finite."""
 
-    def watch(self, losses: LossTerms, step: int) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: tuple[str, ...] = ()
+
+    def watch(self, losses: tuple[torch.Tensor, ...], step: int) -> None:
         """Check the losses that were watched last, and watch these.
 
         Args:
-            losses: Loss terms of a step, scalars.
+            losses: Loss terms of a step, a named tuple of scalars.
             step: Number of the step.
 
         Raises:
             FloatingPointError: If a loss is not finite; names the step and the terms.
         """
+        self._names = getattr(losses, "_fields", ())
         self._watch(torch.stack(losses).detach(), step)
 
     def _judge(self, values: list[float]) -> None:
-        terms = dict(zip(LossTerms._fields, values, strict=True))
+        terms = dict(zip(self._names, values, strict=True))
         if wrong := {name: value for name, value in terms.items() if not abs(value) < float("inf")}:
             msg = (
                 f"The loss is not finite at step {self._step}: "

@@ -12,9 +12,10 @@ from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_transfusion.checks import check_arguments
 from anomalib_transfusion.files import written_whole
-
-from .panels import draw_table, to_panel
+from anomalib_transfusion.training.image_files import read_image_file
+from anomalib_transfusion.visualization.panels import draw_table, to_panel
 
 if TYPE_CHECKING:
     from anomalib_transfusion.models import TransFusion
@@ -100,8 +101,6 @@ def visualize_reverse_process(
         >>> model = TransFusion.load_from_checkpoint("model.ckpt")
         >>> strip = visualize_reverse_process(model, "scratch.png", output=["strip.png", "fading.gif"])
     """
-    from anomalib_transfusion.models.transfusion.parameters import check_arguments
-
     check_arguments(visualize_reverse_process, locals())
     _check_ranges(columns, rows, panel_size, duration)
     outputs = [Path(output)] if isinstance(output, str | Path) else [Path(path) for path in output]
@@ -199,8 +198,6 @@ def _as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
         TypeError: If it is nothing that holds an image.
         ValueError: If it cannot be read, or is no colour image.
     """
-    from anomalib_transfusion.models.transfusion.image_files import read_image_file
-
     if isinstance(image, str | Path):
         image = read_image_file(image)
     if isinstance(image, Image.Image):

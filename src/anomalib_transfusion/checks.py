@@ -1,0 +1,279 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Arguments of a constructor held against its signature. The command line does that; a call in Python does not."""
+
+import inspect
+import os
+import reprlib
+import sys
+from collections import UserString
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import numpy as np
+import torch
+from torch._subclasses import FakeTensor
+
+__all__ = [
+    "OVERSHOOT",
+    "check_arguments",
+    "check_image_size",
+    "check_images",
+    "check_range",
+    "check_shape",
+    "plain",
+    "refuse_range",
+    "taken_by",
+]
+
+# Of values outside of [0, 1]. Bicubic enlargement overshoots at an edge by 1/9 of its height and in a corner by
+# (10/9)^2 - 1 = 0.235; images whose mean was subtracted go much further.
+OVERSHOOT = 0.25
+
+_NAMES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    NoneType: "None",
+}
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as plain values, or raise an error that names one that cannot be what the signature says.
+
+    Numbers, flags, texts, paths and sequences of them are checked. What only the function itself can judge (ranges,
+    the alternatives of a ``Literal``, objects of other classes) is left to it.
+
+    Args:
+        function: The function, with annotations.
+        arguments: Its arguments, as ``locals()`` has them; other names are ignored.
+
+    Returns:
+        The arguments by name, each as :func:`plain` gives it.
+
+    Raises:
+        TypeError: If a value has another type than the signature says.
+        ValueError: If a number is infinite or not a number, or a text is empty.
+    """
+    accepted = {}
+    parameters = inspect.signature(function).parameters.values()
+    named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    for name, annotation in function.__annotations__.items():
+        if name not in arguments or name not in named:
+            continue
+        given = arguments[name]
+        value = accepted[name] = plain(given)
+        if not _fits(value, annotation):
+            msg = (
+                f"{name}={reprlib.repr(given)} is of type {type(given).__name__}; expected {_described(annotation)}. "
+                "Pass such a value, or leave it out for the default."
+            )
+            raise TypeError(msg)
+        if isinstance(value, int | float) and float in _alternatives(annotation) and not _finite(value):
+            msg = f"{name}={value} is impossible; expected a finite number. Leave it out for the default."
+            raise ValueError(msg)
+        if isinstance(value, str) and (not value or "\0" in value):
+            msg = f"{name}={value!r} is impossible; expected a text that is not empty. Leave it out for the default."
+            raise ValueError(msg)
+    return accepted
+
+
+def taken_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments, of many, whose names are parameters of a function or class.
+
+    Args:
+        function: A function, or a class; what its constructor hands on by ``**`` is taken by the classes behind it.
+        arguments: Arguments by name.
+    """
+    accepted: set[str] = set()
+    bases = function.__mro__ if isinstance(function, type) else ()
+    for taker in [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] or [function]:
+        taken = inspect.signature(taker).parameters
+        accepted |= taken.keys()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+            break
+    return {name: value for name, value in arguments.items() if name in accepted}
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value as one of Python's own types, which a checkpoint can be read back with.
+
+    Args:
+        value: A number, flag, text, path, sequence or dictionary of any class: of NumPy, PyTorch or OmegaConf, a
+            member of an enumeration of texts or numbers, a range.
+
+    Returns:
+        The same as ``int``, ``float``, ``bool``, ``str``, ``list``, ``tuple`` or ``dict``; a path as its text. What is
+        none of them is returned as it is.
+    """
+    if isinstance(value, np.generic | np.ndarray) or (isinstance(value, torch.Tensor) and value.ndim < 2):
+        value = value.tolist()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, UserString):
+        value = value.data
+    # The methods of the classes themselves: a subclass may say something else of itself, as enumerations do.
+    if isinstance(value, str):
+        return str.__str__(value)  # noqa: PLC2801
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__index__(value)
+    if isinstance(value, float):
+        return float.__float__(value)  # noqa: PLC2801
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        items = map(plain, value)
+        return list(items) if isinstance(value, list) else tuple(items)
+    return value
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return the members of a union, or the annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+
+
+def _finite(value: float) -> bool:
+    """Tell whether a number, a whole one of any length included, is one that a float can hold."""
+    return abs(value) <= sys.float_info.max
+
+
+def _fits(value: Any, annotation: Any) -> bool:  # noqa: ANN401
+    """Tell whether a value is what an annotation says; a bool is no number, a text is no sequence."""
+    return any(_fits_one(value, expected) for expected in _alternatives(annotation))
+
+
+def _fits_one(value: Any, expected: Any) -> bool:  # noqa: ANN401
+    """Tell whether a value is of one type."""
+    if get_origin(expected) is Sequence:
+        [item] = get_args(expected)
+        return (
+            isinstance(value, Sequence)
+            and not isinstance(value, str | bytes | bytearray | memoryview)
+            and all(_fits(element, item) for element in value)
+        )
+    if expected not in _NAMES:
+        return True
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, int | float) if expected is float else isinstance(value, expected)
+
+
+def _described(annotation: Any) -> str:  # noqa: ANN401
+    """Say in words what an annotation allows."""
+    words = []
+    for expected in _alternatives(annotation):
+        if get_origin(expected) is Sequence:
+            words.append(f"a sequence, each of it {_described(get_args(expected)[0])}")
+        else:
+            words.append(_NAMES[expected])
+    return " or ".join(words)
+
+
+def check_images(images: torch.Tensor, stride: int) -> None:
+    """Raise an error that says what is wrong if a tensor is no batch of images for the network.
+
+    Only shape and type: looking at values makes a GPU wait.
+
+    Args:
+        images: What should be ``(B, 3, H, W)`` of floating point numbers.
+        stride: What H and W must be multiples of.
+
+    Raises:
+        TypeError: If it is no tensor, or not of floating point numbers.
+        ValueError: If its shape is another.
+    """
+    if not isinstance(images, torch.Tensor):
+        msg = (
+            f"The images are of type {type(images).__name__}; expected a tensor of shape (B, 3, H, W) in [0, 1]. "
+            "Convert an array with torch.from_numpy, stack a list with torch.stack."
+        )
+        raise TypeError(msg)
+    if not images.is_floating_point():
+        msg = (
+            f"The images are of {images.dtype}; expected floating point numbers in [0, 1]. Convert bytes with "
+            "images.float() / 255."
+        )
+        raise TypeError(msg)
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
+        msg = (
+            f"The images have shape {tuple(images.shape)}; expected (B, 3, H, W): at least one image, three channels. "
+            "A single image becomes a batch with images[None], a grey one has three channels after "
+            "images.expand(-1, 3, -1, -1)."
+        )
+        raise ValueError(msg)
+    check_image_size((images.shape[-2], images.shape[-1]), stride)
+
+
+def check_range(images: torch.Tensor) -> None:
+    """Raise ValueError if images are not in [0, 1], but for a small overshoot.
+
+    This makes a GPU wait. Nothing is checked while a model is exported, compiled or captured: there are no values then.
+
+    Args:
+        images: Images, ``(B, 3, H, W)``.
+    """
+    # First, and alone: the compiler leaves out what comes after it.
+    if torch.compiler.is_compiling():
+        return
+    recorded = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or isinstance(images, FakeTensor)
+    if recorded or images.is_meta or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    refuse_range(*torch.stack(images.detach().aminmax()).tolist())
+
+
+def refuse_range(lowest: float, highest: float, when: str = "") -> None:
+    """Raise ValueError if the values of images are not in [0, 1], but for a small overshoot.
+
+    Args:
+        lowest: Smallest value; NaN where one is no number.
+        highest: Largest value.
+        when: Where in a run the images were seen, for the message.
+    """
+    if -OVERSHOOT <= lowest <= highest <= 1 + OVERSHOOT:
+        return
+    msg = (
+        f"The images{when} have values from {lowest:.4g} to {highest:.4g}; expected [0, 1], which the model scales to "
+        "[-1, 1] itself. Remove Normalize from the transforms (augmentations, pre-processor), divide values up to 255 "
+        "by 255, and replace what is not a number."
+    )
+    raise ValueError(msg)
+
+
+def check_shape(name: str, tensor: torch.Tensor, *expected: int) -> None:
+    """Raise ValueError if a tensor has another shape: many others would be broadcast, and give nonsense in silence.
+
+    Args:
+        name: Name of the tensor, for the message.
+        tensor: The tensor.
+        expected: Its sizes.
+    """
+    if tensor.shape != expected:
+        msg = (
+            f"{name} has shape {tuple(tensor.shape)}; expected {expected}, to go with the images. Bring it into that "
+            "shape."
+        )
+        raise ValueError(msg)
+
+
+def check_image_size(size: tuple[int, int], stride: int) -> None:
+    """Raise ValueError, naming the nearest possible sizes, if a side is no multiple of the stride.
+
+    Args:
+        size: Height and width in pixels.
+        stride: What both must be multiples of: the network halves the image once a level.
+    """
+    if all(side > 0 and side % stride == 0 for side in size):
+        return
+    smaller = tuple(max(side // stride * stride, stride) for side in size)
+    larger = tuple(-(-side // stride) * stride for side in size)
+    nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (smaller, larger)))
+    msg = (
+        f"An image of {size[0]}x{size[1]} pixels (height x width) does not fit the network: both sides must be "
+        f"multiples of {stride}. The nearest sizes are {nearest}; set one with the Resize of the pre-processor."
+    )
+    raise ValueError(msg)

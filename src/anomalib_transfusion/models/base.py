@@ -1,0 +1,299 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What every model of this plugin does in anomalib's engine: steps, seeds, resuming, checkpoints, and callbacks."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anomalib_transfusion.checks import check_arguments, check_image_size
+from anomalib_transfusion.networks.acceleration import Precision
+from anomalib_transfusion.training.compatibility import check_compatible, check_weights
+from anomalib_transfusion.training.distributed import (
+    drop_repeated_images,
+    keep_repeated_images_in_company,
+    share_statistics,
+)
+from anomalib_transfusion.training.evaluation import RemembersValidation, check_metrics
+from anomalib_transfusion.training.hyper_parameters import PlainHyperparameters, check_readable
+from anomalib_transfusion.training.image_files import ImageFiles
+from anomalib_transfusion.training.learning_rate import renew_rate
+from anomalib_transfusion.training.numerics import ImageGuard, LossGuard
+from anomalib_transfusion.training.progress import RemainingTime
+from anomalib_transfusion.training.seeds import SeededTraining
+from anomalib_transfusion.training.transforms import check_pre_processor
+from anomalib_transfusion.training.validation import rare_validation, typed_by_user
+from anomalib_transfusion.visualization import TrainingGrid, TrainingPanels
+
+from .default_parts import DefaultParts
+
+# anomalib lists the direct subclasses of its module: a class between would be listed in place of the models.
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as Module
+else:
+    Module = object
+
+__all__ = ["DetectorMixin"]
+
+
+class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, RemembersValidation, Module):  # type: ignore[misc]
+    """Stands in front of :class:`AnomalibModule` among the bases of a model.
+
+    The model builds ``self.model``, a module with ``stride`` and ``precision``, and implements the abstract methods.
+
+    Args:
+        precision: Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where
+            the device is faster with it and the trainer was given no precision.
+        channels_last: Whether the network computes in channels-last memory; ``None``: where it is faster so, in
+            bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image. A training in
+            single precision on a CPU is less exact in it.
+        compile: Whether the network is compiled by ``torch.compile`` at its first call.
+        pre_processor: Pre-processor, or whether to use the default (256x256, no crop). It must not normalise: the model
+            scales images to [-1, 1] itself.
+        post_processor: Post-processor, or whether to use the default.
+        evaluator: Evaluator, or whether to use the default.
+        visualizer: Visualizer, or whether to use the default.
+    """
+
+    model: Any
+
+    trained_for: ClassVar[tuple[str, ...]]
+    """Names of the parameters that weights are trained for; all others may differ between training and use."""
+
+    weights_prefix: ClassVar[str] = "model."
+    """How the names of weights begin in the checkpoints of this model and of no other."""
+
+    def __init__(
+        self,
+        precision: Precision = "auto",
+        channels_last: bool | None = None,
+        compile: bool = False,  # noqa: A002
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        given = check_arguments(DetectorMixin.__init__, locals())
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.shared: dict[str, Any] = {name: given[name] for name in ("precision", "channels_last", "compile")}
+        """Parameters that several models have, as plain values by name."""
+
+        self.panels: dict[str, torch.Tensor] = {}
+        """What the batch that was evaluated last became, by name, in [0, 1], ``(B, C, H, W)`` each."""
+
+        self.training_panels: TrainingPanels | None = None
+        """What a training step that :meth:`watch` asked for saw and made."""
+
+        self.watched = 0
+        """Number of samples that the next training step is to show."""
+
+        self._image_guard = ImageGuard()
+        self._loss_guard = LossGuard()
+
+    @abstractmethod
+    def training_terms(self, batch: ImageBatch) -> tuple[torch.Tensor, ...]:
+        """Compute the loss of a batch; what is drawn at random for it is drawn inside of :meth:`drawing`.
+
+        Where :attr:`watched` is not 0, :attr:`training_panels` show as many samples of the step.
+
+        Args:
+            batch: Normal images in [0, 1], ``(B, 3, H, W)``, and their paths.
+
+        Returns:
+            A named tuple of scalars: the loss ``total``, and its terms.
+        """
+
+    @abstractmethod
+    def evaluate(self, images: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
+        """Return scores and anomaly maps, and what :attr:`panels` show of the images.
+
+        Args:
+            images: Images in [0, 1], ``(B, 3, H, W)``.
+        """
+
+    @property
+    @abstractmethod
+    def evaluation_passes(self) -> float:
+        """Network passes that evaluating an image takes; a training step takes about three an image."""
+
+    def watch(self, num_samples: int) -> None:
+        """Ask for the :attr:`training_panels` of the next training step.
+
+        Args:
+            num_samples: Number of samples to show; 0 for none.
+        """
+        self.watched = num_samples
+        self.training_panels = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load a model from a checkpoint; parameters that are not passed are read from it.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            args: As in anomalib's :meth:`AnomalibModule.load_from_checkpoint`.
+            kwargs: As there, and parameters of the model.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or holds code, which is not run, or belongs to another model.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except Exception:
+            # Where the file itself is the problem, this says so, with its name.
+            if isinstance(checkpoint_path, str | Path):
+                # Not above: it needs all of anomalib's engine, which is half imported while anomalib loads its plugins.
+                from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
+
+                loaded = WholeCheckpointIO().load_checkpoint(checkpoint_path, "cpu", kwargs.get("weights_only"))
+                check_weights(loaded, cls.__name__, cls.weights_prefix)
+            raise
+
+    def check_sizes(self) -> None:
+        """Raise ValueError if the pre-processor normalises, or gives images that the network cannot divide."""
+        check_pre_processor(self.pre_processor, type(self).__name__)
+        if self.input_size is not None:
+            check_image_size(self.input_size, self.model.stride)
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add better errors, rare validation where the user left the trainer's validation interval alone, and pictures.
+
+        Here too, the trainer is told to write checkpoints that neither a full disk nor a killed process destroys.
+        """
+        # Not above, as in load_from_checkpoint.
+        from anomalib_transfusion.training.checkpoints import use_whole_checkpoints
+
+        # A precision that the user chose for the trainer is the whole answer.
+        typed = typed_by_user()
+        self.model.precision = "single" if "precision" in typed else self.shared["precision"]
+        configured = super().configure_callbacks()
+        callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
+        callbacks.append(ImageFiles())
+        trainer = self.trainer
+        use_whole_checkpoints(trainer)
+        if trainer.training:
+            callbacks.append(RemainingTime())
+            present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            # Lightning would replace the user's own by this one.
+            if self.visualizer is not None and not any(isinstance(callback, TrainingGrid) for callback in present):
+                callbacks.append(TrainingGrid())
+            callbacks += rare_validation(trainer, typed, self.evaluation_passes)
+        return callbacks
+
+    def setup(self, stage: str) -> None:
+        """Get ready: each image counts once on several processes, metrics have what they need, a training can start.
+
+        Raises:
+            TypeError: If a hyper-parameter of a subclass cannot be read back from a checkpoint.
+            ValueError: If there are too few images for the processes, or a metric asks for what there will not be.
+        """
+        super().setup(stage)
+        if stage != "predict":
+            check_metrics(self)
+        if stage == "fit" and self.trainer.checkpoint_callbacks:
+            check_readable(self.hparams, self.checkpoint_safe_globals())
+        keep_repeated_images_in_company(self.trainer)
+        if stage == "fit" and not self.model.training:
+            # After .eval() or a prediction; Lightning leaves the mode as it finds it.
+            self.model.train()
+
+    def on_train_start(self) -> None:
+        """Let a resumed training have the learning rate and weight decay of this model."""
+        if self.resumed:
+            renew_rate(self.trainer, self.configure_optimizers())
+
+    def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
+        """Compute the loss of a batch of normal images, and log it.
+
+        Args:
+            batch: Normal images and their paths.
+            args: Unused.
+            kwargs: Unused.
+
+        Returns:
+            Dictionary with the loss.
+
+        Raises:
+            FloatingPointError: If the loss of the step before was not finite; names the step and the terms.
+            ValueError: If the network cannot divide the images' sides, or images are not in [0, 1].
+        """
+        del args, kwargs
+        images: torch.Tensor = batch.image  # type: ignore[assignment]
+        self._image_guard.watch(images, self.trainer.global_step)
+        losses: Any = self.training_terms(batch)
+        self.watched = 0
+        self._loss_guard.watch(losses, self.trainer.global_step)
+        self.log("train_loss", losses.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))
+        terms = {name: term.detach() for name, term in losses._asdict().items() if name != "total"}
+        self.log_dict({f"train_loss_{name}": term for name, term in terms.items()}, batch_size=len(images))
+        # The progress bar has no room for names as long as these.
+        self.log_dict(terms, prog_bar=True, logger=False, batch_size=len(images))
+        return {"loss": losses.total}
+
+    def validation_step(  # type: ignore[override]
+        self,
+        batch: ImageBatch,
+        batch_idx: int = 0,
+        dataloader_idx: int = 0,
+    ) -> STEP_OUTPUT:
+        """Evaluate a batch.
+
+        Args:
+            batch: Images in [0, 1], ``(B, 3, H, W)``.
+            batch_idx: Number of the batch.
+            dataloader_idx: Number of the data loader.
+
+        Returns:
+            The batch with anomaly maps and scores; :attr:`panels` has what else became of it.
+        """
+        if self._trainer is not None:
+            drop_repeated_images(self.trainer, batch, batch_idx, dataloader_idx)
+        predictions, self.panels = self.evaluate(batch.image)  # type: ignore[arg-type]
+        return batch.update(**predictions._asdict())
+
+    def test_step(self, *args, **kwargs) -> STEP_OUTPUT:
+        """Evaluate a batch, as in :meth:`validation_step`."""
+        return self.validation_step(*args, **kwargs)
+
+    def predict_step(self, *args, **kwargs) -> STEP_OUTPUT:
+        """Evaluate a batch, as in :meth:`validation_step`."""
+        return self.validation_step(*args, **kwargs)
+
+    def on_train_epoch_end(self) -> None:
+        """Check images and loss of the last step before a checkpoint is written."""
+        self._image_guard.check()
+        self._loss_guard.check()
+
+    def on_train_end(self) -> None:
+        """Make the processes of a distributed training equal; their weights are, by the gradients they share."""
+        share_statistics(self.model)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained for something else.
+
+        Raises:
+            ValueError: If the checkpoint belongs to another model or to other parameters.
+        """
+        check_weights(checkpoint, type(self).__name__, self.weights_prefix)
+        check_compatible(checkpoint, self.hparams, type(self).__name__, self.trained_for)
+        super().on_load_checkpoint(checkpoint)

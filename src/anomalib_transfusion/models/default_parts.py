@@ -1,0 +1,58 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The parts that a model has where the user chose none: pre-processor, evaluator, visualizer."""
+
+from typing import Any
+
+from anomalib import LearningType
+from anomalib.metrics import Evaluator
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms.v2 import Compose, Resize
+
+from anomalib_transfusion.training.evaluation import default_evaluator
+from anomalib_transfusion.visualization import ResultSheet
+
+__all__ = ["DefaultParts"]
+
+DEFAULT_IMAGE_SIZE = (256, 256)
+
+
+class DefaultParts:
+    """Stands in front of :class:`AnomalibModule` among the bases of a model."""
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer arguments that the model sets: no validation before training, which tells nothing and costs much."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Learning type of the model: it learns from normal images."""
+        return LearningType.ONE_CLASS
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure the default pre-processor: a resize without a crop, which would cut off defects at the border.
+
+        Args:
+            image_size: Height and width in pixels; 256 and 256 by default.
+
+        Returns:
+            The pre-processor.
+        """
+        return PreProcessor(transform=Compose([Resize(image_size or DEFAULT_IMAGE_SIZE, antialias=True)]))
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure the default evaluator.
+
+        Returns:
+            Image AUROC in validation; image AUROC and F1, pixel AUROC and F1, and AUPRO in testing.
+        """
+        return default_evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> ResultSheet:
+        """Configure the default visualizer: a result sheet for each image."""
+        return ResultSheet()

@@ -1,0 +1,64 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Former names of modules, which code, configs and exported models of earlier versions have."""
+
+import sys
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__all__ = ["MOVED", "keep_former_names"]
+
+_PACKAGE = __name__.rpartition(".")[0]
+_OF_TRANSFUSION = {
+    "acceleration": "networks.acceleration",
+    "checkpoint": "models.transfusion.official",
+    "checkpoint_io": "training.checkpoints",
+    "compatibility": "training.compatibility",
+    "distributed": "training.distributed",
+    "export": "models.loop_export",
+    "image_files": "training.image_files",
+    "learning_rate": "training.learning_rate",
+    "normalization": "networks.normalization",
+    "numerics": "training.numerics",
+    "parameters": "checks",
+    "remaining_time": "training.progress",
+    "tensors": "checks",
+    "tiling": "training.tiling",
+    "validation": "training.validation",
+}
+_OF_PICTURES = {"explain": "models.transfusion.explain", "film_strip": "models.transfusion.film_strip"}
+MOVED = {
+    f"{_PACKAGE}.{folder}.{old}": f"{_PACKAGE}.{new}"
+    for folder, names in (("models.transfusion", _OF_TRANSFUSION), ("visualization", _OF_PICTURES))
+    for old, new in names.items()
+}
+"""Former names of modules, each with the present one."""
+
+
+class _FormerNames(MetaPathFinder, Loader):
+    """Imports a module under its present name where the former one is asked for: both are the same object."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return a specification for a former name."""
+        del path, target
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: PLR6301
+        """Import the module under its present name."""
+        module = import_module(MOVED[spec.name])
+        # Python is about to give the module this specification; it is to keep its own.
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:  # noqa: PLR6301
+        """Leave the module, which has run already, as it was."""
+        module.__spec__ = module.__spec__ and module.__spec__.loader_state
+
+
+def keep_former_names() -> None:
+    """Let the former names of modules be imported; nothing is imported before."""
+    if not any(isinstance(finder, _FormerNames) for finder in sys.meta_path):
+        sys.meta_path.append(_FormerNames())

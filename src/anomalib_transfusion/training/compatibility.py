@@ -1,0 +1,80 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whether a checkpoint of anomalib fits a model, said in parameters rather than in the shapes of weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["check_compatible", "check_weights"]
+
+
+def check_weights(checkpoint: Mapping[str, Any], model: str, prefix: str) -> None:
+    """Raise ValueError if the weights of a checkpoint belong to another model.
+
+    Args:
+        checkpoint: Checkpoint as Lightning loads it.
+        model: Name of the model that is to take the weights.
+        prefix: How the names of its weights begin.
+    """
+    try:
+        weights = [str(name) for name in checkpoint.get("state_dict", {})]
+    except TypeError as error:
+        raise ValueError(_damaged(error)) from error
+    if not any(name.startswith(prefix) for name in weights):
+        msg = (
+            f"This is a checkpoint of another model: none of its weights belongs to {model}'s network, and they are "
+            f"named {', '.join(weights[:3])}, ... Pass a checkpoint of {model}, or choose the model that it belongs to."
+        )
+        raise ValueError(msg)
+
+
+def check_compatible(
+    checkpoint: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    model: str,
+    trained_for: Sequence[str],
+) -> None:
+    """Raise ValueError if the weights of a checkpoint were trained with other parameters.
+
+    Args:
+        checkpoint: Checkpoint as Lightning loads it.
+        parameters: Hyper-parameters of the model that is to take the weights.
+        model: Name of the model.
+        trained_for: Names of the parameters that weights are trained for.
+    """
+    try:
+        trained = _comparable(dict(checkpoint.get("hyper_parameters", {})), trained_for)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(_damaged(error)) from error
+    present = _comparable(parameters, trained_for)
+    differing = [name for name in trained_for if name in trained and trained[name] != present[name]]
+    if differing:
+        msg = (
+            f"The checkpoint was trained with {_listed(differing, trained)}, but this model has "
+            f"{_listed(differing, present)}. Pass what it was trained with (on the command line "
+            f"--model.{differing[0]}, or the --config of the training), or use {model}.load_from_checkpoint, which "
+            "reads it from the file."
+        )
+        raise ValueError(msg)
+
+
+def _damaged(error: Exception) -> str:
+    """Say that a checkpoint is damaged."""
+    return f"The checkpoint is damaged: weights or hyper-parameters are not readable ({error}). Use another one."
+
+
+def _comparable(parameters: Mapping[str, Any], trained_for: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters that matter, so that equal networks have equal values."""
+    values = {name: parameters[name] for name in trained_for if name in parameters}
+    if "channel_multipliers" in values:
+        values["channel_multipliers"] = tuple(values["channel_multipliers"])
+    if "attention_levels" in values and "channel_multipliers" in values:
+        levels = len(values["channel_multipliers"])
+        values["attention_levels"] = tuple(sorted({level % levels for level in values["attention_levels"]}))
+    return values
+
+
+def _listed(names: Sequence[str], values: Mapping[str, Any]) -> str:
+    """Name parameters with their values."""
+    return ", ".join(f"{name}={values[name]}" for name in names)
