@@ -62,7 +62,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
     """
     accepted = {}
     parameters = inspect.signature(function).parameters.values()
-    named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    named = [parameter.name for parameter in parameters if not parameter.kind.name.startswith("VAR_")]
     for name, annotation in function.__annotations__.items():
         if name not in arguments or name not in named:
             continue

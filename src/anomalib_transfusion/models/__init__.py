@@ -6,6 +6,7 @@
 # First, so that the post-import hook of the plugin has run before our own modules are half imported.
 import anomalib.models  # noqa: F401  # isort: skip
 
+from .diffusion_ad import DiffusionAD, DiffusionADModel
 from .transfusion import TransFusion, TransFusionModel
 
-__all__ = ["TransFusion", "TransFusionModel"]
+__all__ = ["DiffusionAD", "DiffusionADModel", "TransFusion", "TransFusionModel"]

@@ -8,26 +8,19 @@ As a loop (``Scan`` in ONNX) they are a twentieth of that.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.deploy import CompressionType
-from anomalib.models.components.base.export_mixin import ExportMixin
-from torch import nn
+
+from .graph_export import GraphExport, drop_notes
 
 if TYPE_CHECKING:
     import onnx
-    from anomalib import TaskType
-    from anomalib.data import AnomalibDataModule
-    from torchmetrics import Metric
 
 __all__ = ["LoopExport", "scan_steps"]
 
-# The oldest operator set that PyTorch's exporter writes by itself. anomalib's default of 14 asks for a conversion that
-# fails and changes nothing.
-OPSET_VERSION = 18
 QUANTISED = (CompressionType.INT8, CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 
 # x_t, mask and sum of masks.
@@ -56,10 +49,8 @@ def scan_steps(step: Callable[..., Carry], start: Carry, inputs: tuple[torch.Ten
     return end
 
 
-class LoopExport(ExportMixin):
-    """anomalib's export, of a model that has ``inference_timesteps``, and a loop over them in :func:`scan_steps`."""
-
-    model: Any
+class LoopExport(GraphExport):
+    """Export of a model that has ``inference_timesteps``, and a loop over them in :func:`scan_steps`."""
 
     def to_onnx(
         self,
@@ -86,97 +77,20 @@ class LoopExport(ExportMixin):
             RuntimeError: If PyTorch's exporter does not keep the loop.
             ValueError: If the model works on tiles.
         """
-        if self.model.tiler is not None:
-            # The tiler cuts in a Python loop, which the exporter writes out for many minutes.
-            msg = (
-                f"The model works on tiles of {self.model.tiler.tile_size_h}x{self.model.tiler.tile_size_w} pixels, "
-                "and anomalib's tiler cannot be exported to ONNX or OpenVINO. Set model.model.tiler = None to export "
-                "the network for whole images, or export to torch."
-            )
-            raise ValueError(msg)
-        unroll = kwargs.pop("unroll", False)
-        kwargs.setdefault("opset_version", OPSET_VERSION)
-        with _as_before(self), _without_gradients(self):  # type: ignore[arg-type]
-            path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-        _tidy(path, len(self.model.inference_timesteps) if unroll else None)
-        return path
+        self._unroll = kwargs.pop("unroll", False)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
 
-    def to_openvino(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        compression_type: CompressionType | None = None,
-        datamodule: "AnomalibDataModule | None" = None,
-        metric: "Metric | None" = None,
-        task: "TaskType | None" = None,
-        max_drop: float = 0.01,
-        ov_kwargs: dict[str, Any] | None = None,
-        onnx_kwargs: dict[str, Any] | None = None,
-    ) -> Path:
-        """Export to OpenVINO, as anomalib does it; INT8 writes the loop out, because NNCF does not look into loops.
+    def onnx_arguments(self, compression_type: CompressionType | None) -> dict[str, Any]:  # noqa: PLR6301
+        """Write the loop out for INT8, because NNCF does not look into loops."""
+        return {"unroll": compression_type in QUANTISED}
+
+    def tidy(self, path: Path) -> None:
+        """Write out the loop if that was asked for, and take the exporter's notes out of an ONNX file.
 
         Args:
-            export_root (Path | str): Path to the output folder.
-            model_file_name (str): Name of the exported model.
-                Defaults to ``"model"``.
-            input_size (tuple[int, int] | None): Height and width of the input images, ``None`` for any.
-                Defaults to ``None``.
-            compression_type (CompressionType | None): ``FP16``, ``INT8``, ``INT8_PTQ`` or ``INT8_ACQ``.
-                Defaults to ``None``.
-            datamodule (AnomalibDataModule | None): Data for ``INT8_PTQ`` and ``INT8_ACQ``.
-                Defaults to ``None``.
-            metric (Metric | None): Metric for ``INT8_ACQ``.
-                Defaults to ``None``.
-            task (TaskType | None): Task type.
-                Defaults to ``None``.
-            max_drop (float): Largest loss of the metric for ``INT8_ACQ``.
-                Defaults to ``0.01``.
-            ov_kwargs (dict[str, Any] | None): Arguments of OpenVINO's model conversion.
-                Defaults to ``None``.
-            onnx_kwargs (dict[str, Any] | None): Arguments of :meth:`to_onnx`.
-                Defaults to ``None``.
-
-        Returns:
-            Path: The OpenVINO model (``.xml``).
+            path: ONNX model, overwritten.
         """
-        with _as_before(self):  # type: ignore[arg-type]
-            return super().to_openvino(
-                export_root,
-                model_file_name,
-                input_size,
-                compression_type,
-                datamodule,
-                metric,
-                task,
-                max_drop,
-                ov_kwargs,
-                {"unroll": compression_type in QUANTISED, **(onnx_kwargs or {})},
-            )
-
-
-@contextmanager
-def _as_before(module: nn.Module) -> Iterator[None]:
-    """Leave every part of a module in training or evaluation mode as it was."""
-    modes = {part: part.training for part in module.modules()}
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
-
-
-@contextmanager
-def _without_gradients(module: nn.Module) -> Iterator[None]:
-    """Freeze the parameters of a module: PyTorch cannot export a loop that would have to be differentiated."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad = True
+        _tidy(path, len(self.model.inference_timesteps) if self._unroll else None)
 
 
 def _tidy(path: Path, num_steps: int | None) -> None:
@@ -199,19 +113,8 @@ def _tidy(path: Path, num_steps: int | None) -> None:
             "unroll=True to have its steps written out, which takes many minutes, or try another version of PyTorch."
         )
         raise RuntimeError(msg)
-    _drop_notes(model.graph)
+    drop_notes(model.graph)
     onnx.save(model, path)
-
-
-def _drop_notes(graph: "onnx.GraphProto") -> None:
-    """Remove the Python stack traces and shapes that the exporter notes at each operation, in loops as well."""
-    del graph.value_info[:]
-    for node in graph.node:
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _drop_notes(attribute.g)
 
 
 def _unroll(graph: "onnx.GraphProto", num_steps: int) -> None:

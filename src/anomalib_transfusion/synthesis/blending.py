@@ -15,7 +15,14 @@ from anomalib_transfusion.synthesis.masks import MAX_EXPONENT, ROTATION_DEGREES,
 from anomalib_transfusion.synthesis.perlin import perlin_noise
 from anomalib_transfusion.synthesis.sources import TILES_PER_SIDE, TextureBank
 
-__all__ = ["BlendedAnomalies", "BlendedAnomalyGenerator", "blend", "one_sided_masks", "shuffle_strips"]
+__all__ = [
+    "BlendedAnomalies",
+    "BlendedAnomalyGenerator",
+    "blend",
+    "check_blending",
+    "one_sided_masks",
+    "shuffle_strips",
+]
 
 MAX_ATTEMPTS = 1000
 
@@ -136,7 +143,8 @@ class BlendedAnomalyGenerator:
         min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
         max_perlin_scale: Largest power of two of them, in [``min_perlin_scale``, 5].
         mask_attempts: Number of times that an empty mask is drawn at most, 1 to 1000; after them the sample stays
-        normal. image_share: Smallest and largest share of the normal image inside of an anomaly, in [0, 1].
+            normal.
+        image_share: Smallest and largest share of the normal image inside of an anomaly, in [0, 1].
         grayscale: Whether anomalies on gray images are gray, too.
 
     Raises:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["check_rates", "drop_rate", "renew_rate"]
+__all__ = ["check_rates", "drop_rate", "elapsed_share", "renew_rate"]
 
 
 def check_rates(**rates: float) -> None:
@@ -25,6 +25,24 @@ def check_rates(**rates: float) -> None:
         if not 0 <= value <= largest:
             msg = f"{name}={value} is impossible; expected a number from 0 to {largest}. Leave it out for the default."
             raise ValueError(msg)
+
+
+def elapsed_share(trainer: Trainer, step: int) -> float:
+    """Return how much of a training has passed, however its length is given.
+
+    Args:
+        trainer: Its ``max_steps`` are the length of the training, else its ``max_epochs``, else its ``max_time``.
+        step: Number of steps that have passed.
+
+    Returns:
+        The share, in [0, 1]; 0 in a training without end.
+    """
+    if trainer.max_steps > 0:
+        return min(1.0, step / trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        return min(1.0, step / trainer.estimated_stepping_batches)
+    timer = _timer(trainer)
+    return 0.0 if timer is None else _elapsed(timer)
 
 
 def drop_rate(optimizer: Optimizer, trainer: Trainer, share: float, decay: float) -> dict[str, Any]:
@@ -42,8 +60,8 @@ def drop_rate(optimizer: Optimizer, trainer: Trainer, share: float, decay: float
     elif trainer.max_epochs is not None and trainer.max_epochs > 0:
         length, interval = trainer.max_epochs, "epoch"
     else:
-        timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
-        scheduler = LambdaLR(optimizer, lambda _: 1.0 if timer is None or _elapsed_share(timer) < share else decay)
+        timer = _timer(trainer)
+        scheduler = LambdaLR(optimizer, lambda _: 1.0 if timer is None or _elapsed(timer) < share else decay)
         return {"scheduler": scheduler, "interval": "step"}
     # The published drop at epoch 800 of 1500 stays exact: 800 is rounded back from 800 / 1500 * 1500.
     drop = round(share * length)
@@ -78,7 +96,12 @@ def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
             group["lr"] = wanted["initial_lr"] * factor(scheduler.last_epoch)
 
 
-def _elapsed_share(timer: Timer) -> float:
+def _timer(trainer: Trainer) -> Timer | None:
+    """Return what limits the time of a training."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
+
+
+def _elapsed(timer: Timer) -> float:
     """Return the share of the time that has passed in training."""
     elapsed, remaining = timer.time_elapsed(), timer.time_remaining()
     return 0.0 if remaining is None else elapsed / max(elapsed + remaining, 1e-9)

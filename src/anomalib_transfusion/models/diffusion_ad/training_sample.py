@@ -3,18 +3,25 @@
 
 """From normal images to training samples: blended anomalies, and noise at two scales."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
-from anomalib_transfusion.synthesis.blending import BlendedAnomalyGenerator
+from anomalib_transfusion.checks import check_arguments
+from anomalib_transfusion.synthesis import TextureBank
+from anomalib_transfusion.synthesis.blending import BlendedAnomalyGenerator, check_blending
+from anomalib_transfusion.synthesis.masks import MAX_EXPONENT
+from anomalib_transfusion.training.anomalies import AnomalySource
+from anomalib_transfusion.visualization.panels import TrainingPanels, largest
 
-from .loss import Target
+from .loss import Prediction, Target
 from .torch_model import DiffusionADModel
 
-__all__ = ["ProductKind", "TrainingSample", "draw_training_sample", "product_kind", "published_structure_share"]
+__all__ = ["AnomalySampler", "ProductKind", "TrainingSample", "kind_of_product", "panels_of"]
 
-ProductKind = Literal["object", "texture"]
+ProductKind = Literal["auto", "object", "texture"]
 
 # Zipper is among them in the published code.
 PUBLISHED_TEXTURES = frozenset({
@@ -42,7 +49,7 @@ class TrainingSample(NamedTuple):
     target: Target
 
 
-def product_kind(category: str) -> ProductKind:
+def kind_of_product(category: str) -> ProductKind:
     """Return which kind of product a category of MVTec AD, VisA, MPDD or DAGM is in the published code.
 
     Args:
@@ -54,31 +61,118 @@ def product_kind(category: str) -> ProductKind:
     return "texture" if category.lower() in PUBLISHED_TEXTURES else "object"
 
 
-def published_structure_share(kind: ProductKind) -> float:
-    """Return the share of anomalies that are made of the image itself: one half for objects, none for textures."""
-    return 0.0 if kind == "texture" else 0.5
-
-
-def draw_training_sample(
-    generator: BlendedAnomalyGenerator,
-    model: DiffusionADModel,
-    images: Tensor,
-    foreground: Tensor | None = None,
-) -> TrainingSample:
-    """Draw one training sample for each image, on the images' device.
+class AnomalySampler(AnomalySource):
+    """Draws training samples from normal images, on their device.
 
     Args:
-        generator: Blends the anomalies.
-        model: The model, whose noise scales are drawn.
-        images: Normal images in [0, 1], ``(B, 3, H, W)``.
-        foreground: Where anomalies may be, in [0, 1], ``(B, 1, H, W)``; ``None`` for everywhere.
-
-    Returns:
-        The samples.
+        source: As of :class:`AnomalySource`.
+        product_kind: ``object``, ``texture`` (no anomalies from the image itself), or ``auto``: by the category.
+        anomalous_share: As of :class:`BlendedAnomalyGenerator`, and all that follow.
+        exact_share: As there.
+        max_perlin_scale: As there.
+        mask_attempts: As there.
+        image_share: As there.
+        named: As of :class:`AnomalySource`.
 
     Raises:
-        ValueError: If the shapes of images and foreground do not fit each other.
+        TypeError: If a parameter has the wrong type; the message names it.
+        ValueError: If a parameter is impossible; the message names it.
     """
-    blended = generator(images, foreground)
-    timestep, noise = model.draw_diffusion(images)
-    return TrainingSample(blended.images, timestep, Target(noise, blended.mask, blended.label))
+
+    def __init__(
+        self,
+        *source: Any,  # noqa: ANN401
+        product_kind: ProductKind = "auto",
+        anomalous_share: float = 0.5,
+        exact_share: bool = True,
+        max_perlin_scale: int = MAX_EXPONENT,
+        mask_attempts: int = 50,
+        image_share: Sequence[float] = (0.2, 0.8),
+        **named: Any,  # noqa: ANN401
+    ) -> None:
+        given = check_arguments(AnomalySampler.__init__, locals())
+        super().__init__(*source, **named)
+        self.product_kind: ProductKind = given.pop("product_kind")
+        if self.product_kind not in get_args(ProductKind):
+            msg = f"product_kind={self.product_kind!r} is unknown; choose one of {', '.join(get_args(ProductKind))}."
+            raise ValueError(msg)
+        self.blending = given
+        self._texture = self.product_kind == "texture"
+        # Refuses what is impossible before any file is read.
+        check_blending(
+            anomalous_share,
+            (self.min_perlin_scale, max_perlin_scale),
+            mask_attempts,
+            given["image_share"],
+        )
+
+    def choose_kind(self, category: str | None) -> None:
+        """Choose the kind of product for ``product_kind="auto"``.
+
+        Args:
+            category: Name of the category that is trained on; ``None`` where unknown: an object.
+        """
+        if self.product_kind == "auto":
+            self._texture = category is not None and kind_of_product(category) == "texture"
+
+    def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
+        """Return the generator of blended anomalies."""
+        # Without photographs there is nothing but the image itself.
+        share = 0.0 if self._texture and textures is not None else self.structure_share
+        return BlendedAnomalyGenerator(
+            textures,
+            share,
+            min_perlin_scale=self.min_perlin_scale,
+            grayscale=self.grayscale_anomalies,
+            **self.blending,
+        )
+
+    def __call__(
+        self,
+        images: Tensor,
+        model: DiffusionADModel,
+        image_paths: list[str] | None = None,
+    ) -> TrainingSample:
+        """Draw one training sample for each image.
+
+        Args:
+            images: Normal images in [0, 1], ``(B, 3, H, W)``.
+            model: The model, whose noise scales are drawn.
+            image_paths: Files of the images, needed to look up foreground masks.
+
+        Returns:
+            The samples.
+
+        Raises:
+            ValueError: If the shapes of images and foreground do not fit each other.
+        """
+        blended = self.draw(images, image_paths)
+        timestep, noise = model.draw_diffusion(images)
+        return TrainingSample(blended.images, timestep, Target(noise, blended.mask, blended.label))
+
+
+@torch.no_grad()
+def panels_of(sample: TrainingSample, prediction: Prediction, number: int) -> TrainingPanels:
+    """Return what some samples of a training step are shown by, those with the largest anomalies first.
+
+    Args:
+        sample: The samples.
+        prediction: The networks' prediction for them.
+        number: Number of samples, at most.
+
+    Returns:
+        Input, true and predicted mask, and guided reconstruction.
+    """
+    chosen = largest(sample.target.mask, number)
+    columns = {
+        "input": sample.images,
+        "true\nmask": sample.target.mask,
+        "predicted\nmask": prediction.mask_logits.float().sigmoid(),
+        "reconstruction": prediction.reconstruction.float(),
+    }
+    # One name a scale, the small one first.
+    timesteps = sample.timestep[:, chosen].T.tolist()
+    return TrainingPanels(
+        {head: images[chosen].cpu() for head, images in columns.items()},
+        [f"t = {', '.join(map(str, row))}" for row in timesteps],
+    )

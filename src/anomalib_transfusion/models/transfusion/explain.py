@@ -49,7 +49,7 @@ def explain_files(
         FileNotFoundError: If there is no such image or checkpoint, or no folder to write into.
         ValueError: If a value is impossible, or a file cannot be read.
     """
-    from anomalib_transfusion.models import TransFusion
+    from .lightning_model import TransFusion
 
     place = _find_device(device)
     images = _find_images(paths)

@@ -18,8 +18,9 @@ from anomalib_transfusion.training.image_files import read_image_file
 from anomalib_transfusion.visualization.panels import draw_table, to_panel
 
 if TYPE_CHECKING:
-    from anomalib_transfusion.models import TransFusion
     from anomalib_transfusion.models.transfusion.torch_model import ReverseStep
+
+    from .lightning_model import TransFusion
 
 __all__ = ["Row", "check_output", "visualize_reverse_process"]
 

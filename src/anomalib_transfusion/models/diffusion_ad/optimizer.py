@@ -1,0 +1,58 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Adam with a learning rate for each of DiffusionAD's two networks."""
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+from anomalib_transfusion.training.learning_rate import elapsed_share
+
+if TYPE_CHECKING:
+    from .lightning_model import DiffusionAD
+
+__all__ = ["SegmentationSchedule", "check_schedule", "configure_adam"]
+
+SegmentationSchedule = Literal["constant", "cosine", "swing"]
+
+# The published code steps a cosine of 10 epochs after each step: down in ten steps, and up again in ten.
+SWING_STEPS = 10
+
+
+def check_schedule(schedule: str) -> None:
+    """Raise ValueError, naming it, if a schedule is unknown."""
+    if schedule not in get_args(SegmentationSchedule):
+        known = ", ".join(get_args(SegmentationSchedule))
+        msg = f"segmentation_schedule={schedule!r} is unknown; choose one of {known}."
+        raise ValueError(msg)
+
+
+def configure_adam(model: "DiffusionAD") -> dict[str, Any]:
+    """Return optimiser and schedule in the form that Lightning takes.
+
+    Args:
+        model: The model, with its trainer, whose length the cosine goes by.
+    """
+    groups = [
+        {"params": model.model.unet.parameters(), "lr": model.learning_rate, "name": ""},
+        {
+            "params": model.model.segmentation.parameters(),
+            "lr": model.segmentation_learning_rate,
+            "name": "segmentation_",
+        },
+    ]
+    trainer, schedule = model.trainer, model.segmentation_schedule
+
+    def factor(step: int) -> float:
+        """Return the factor of the segmentation network's rate after a number of steps."""
+        if schedule == "constant":
+            return 1.0
+        share = step / SWING_STEPS if schedule == "swing" else elapsed_share(trainer, step)
+        return 0.5 + 0.5 * math.cos(math.pi * share)
+
+    optimizer = Adam(groups)
+    scheduler = LambdaLR(optimizer, [lambda _: 1.0, factor])
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
