@@ -13,7 +13,8 @@ import pytest
 # Before torch is imported: the tests run in parallel, and more threads than cores only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path.insert(0, str(Path(__file__).parent))
+for folder in ("", "contract"):
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 TINY = {
     "timesteps": 4,

@@ -16,22 +16,12 @@ from anomalib.data import MVTecAD
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
+from contract_models import MODELS, each_model
 from PIL import Image
 
-from anomalib_transfusion import TransFusion
-from conftest import TINY
-
-NAME = "trans_fusion"
 EXPORTED = {ExportType.TORCH: "torch/model.pt", ExportType.ONNX: "onnx/model.onnx"}
 EXPORTED[ExportType.OPENVINO] = "openvino/model.xml"
 METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"}
-SMALL_CLI = [
-    *["--model.timesteps", "4", "--model.base_channels", "8", "--model.num_blocks", "1"],
-    *["--model.channel_multipliers", "[1,2]", "--model.attention_levels", "[-1]", "--model.texture_source", "none"],
-    *["--model.pre_processor", "anomalib.pre_processing.PreProcessor"],
-    *["--model.pre_processor.transform", "torchvision.transforms.v2.Resize"],
-    *["--model.pre_processor.transform.size", "[32,32]"],
-]
 
 
 def write_images(root, training, good, defective):
@@ -64,74 +54,87 @@ class Project:
 
     Args:
         root: The folder.
+        model: The model.
         parameters: Parameters of the model.
         data: Parameters of the data module.
     """
 
-    def __init__(self, root, parameters, data):
+    def __init__(self, root, model, parameters, data):
         self.root = root
+        self.model = model
         self.parameters = parameters
         self.data = data
-        self.checkpoint = root / "TransFusion/MVTecAD/dummy/v0/weights/lightning/model.ckpt"
+        self.checkpoint = root / model.class_name / "MVTecAD/dummy/v0/weights/lightning/model.ckpt"
 
     def objects(self):
         """Return a new model, data module and engine, as anomalib's test makes them for each verb."""
         parameters = dict(self.parameters)
         if "image_size" in parameters:
-            parameters["pre_processor"] = TransFusion.configure_pre_processor(parameters.pop("image_size"))
-        model = get_model(NAME, **parameters)
+            size = parameters.pop("image_size")
+            parameters["pre_processor"] = self.model.model_class.configure_pre_processor(size)
+        model = get_model(self.model.name, **parameters)
         data = MVTecAD(root=self.root / "data", category="dummy", train_batch_size=2, **self.data)
         return model, data, Engine(logger=False, default_root_dir=self.root, max_epochs=1, devices=1)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(root, model):
     """Return a project with a trained small network."""
-    root = tmp_path_factory.mktemp("small")
     write_images(root / "data", training=4, good=2, defective=2)
-    project = Project(root, {**TINY, "image_size": (32, 32)}, {"num_workers": 0})
-    model, data, engine = project.objects()
-    engine.fit(model=model, datamodule=data)
+    project = Project(root, model, {**model.tiny, "image_size": (32, 32)}, {"num_workers": 0})
+    network, data, engine = project.objects()
+    engine.fit(model=network, datamodule=data)
     return project
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
+def full(root, model):
     """Return a project with a trained network of full default size, built with no argument."""
-    root = tmp_path_factory.mktemp("full")
     write_images(root / "data", training=1, good=1, defective=1)
     # Where the default looks for textures: relative to where the run is started.
     (root / "datasets/dtd/images").mkdir(parents=True)
     pixels = np.random.default_rng(1).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
     for number, texture in enumerate(pixels):
         Image.fromarray(texture).save(root / f"datasets/dtd/images/{number}.jpg")
-    project = Project(root, {}, {})
+    project = Project(root, model, {}, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        model, data, engine = project.objects()
-        engine.fit(model=model, datamodule=data)
+        network, data, engine = project.objects()
+        engine.fit(model=network, datamodule=data)
     return project
 
 
 @pytest.fixture(
-    params=["small", pytest.param("full", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    scope="module",
+    params=[
+        pytest.param((size, model), id=f"{size.__name__}-{model.name}", marks=marks)
+        for model in MODELS
+        for size, marks in ((small, ()), (full, (pytest.mark.slow, pytest.mark.timeout(1800))))
+    ],
 )
-def project(request, monkeypatch):
-    """Return the project of each size; the working directory is its folder."""
-    project = request.getfixturevalue(request.param)
-    monkeypatch.chdir(project.root)
-    return project
+def trained(request, tmp_path_factory):
+    """Return the project of each model and size."""
+    size, model = request.param
+    return size(tmp_path_factory.mktemp(size.__name__), model)
 
 
-def test_model_is_listed():
-    assert NAME in list_models()
+@pytest.fixture
+def project(trained, monkeypatch):
+    """Return the project; the working directory is its folder."""
+    monkeypatch.chdir(trained.root)
+    return trained
+
+
+@each_model
+def test_model_is_listed(model):
+    assert model.class_name in list_models(case="pascal")
 
 
 def test_fit_leaves_a_checkpoint_of_this_network(project):
     state = torch.load(project.checkpoint, weights_only=True, map_location="cpu")
     assert state["epoch"] == 0
     assert state["global_step"] == -(-len(list((project.root / "data/dummy/train/good").iterdir())) // 2)
-    stored = sum(weight.numel() for name, weight in state["state_dict"].items() if name.startswith("model.network"))
+    stored = sum(
+        weight.numel() for name, weight in state["state_dict"].items() if name.startswith(project.model.prefix)
+    )
     assert (stored > 50_000_000) == (not project.parameters)
 
 
@@ -183,13 +186,13 @@ def test_export(project, export_type, tmp_path):
 
 def command(verb, project, *arguments, data=True, results=None):
     """Run a command of anomalib in this process; its results go to the folder of the project, or to another."""
-    small = SMALL_CLI if project.parameters else []
+    small = project.model.arguments if project.parameters else []
     data_arguments = ["--data", "MVTecAD", "--data.root", str(project.root / "data"), "--data.category", "dummy"]
     if project.parameters:
         data_arguments += ["--data.num_workers", "0"]
     AnomalibCLI(
         args=[
-            *[verb, "--model", "TransFusion", *small, *(data_arguments if data else [])],
+            *[verb, "--model", project.model.class_name, *small, *(data_arguments if data else [])],
             *["--default_root_dir", str(results or project.root), "--trainer.max_epochs", "1", *map(str, arguments)],
         ],
     )
@@ -197,7 +200,7 @@ def command(verb, project, *arguments, data=True, results=None):
 
 def test_command_fit(project, tmp_path):
     command("fit", project, results=tmp_path)
-    assert (tmp_path / "TransFusion/MVTecAD/dummy/v0/weights/lightning/model.ckpt").is_file()
+    assert (tmp_path / project.model.class_name / "MVTecAD/dummy/v0/weights/lightning/model.ckpt").is_file()
 
 
 @pytest.mark.parametrize(
