@@ -25,25 +25,45 @@ validation interval are the trainer's (`--trainer.max_epochs`, ...): see [Traini
 
 def page() -> str:
     """Return the page."""
-    from anomalib.models import TransFusion
+    from anomalib.models import DiffusionAD, TransFusion
 
-    return "\n".join((HEAD, *(section(model) for model in (TransFusion,))))
+    return "\n".join((HEAD, *(section(model) for model in (TransFusion, DiffusionAD))))
 
 
 def section(model: type) -> str:
     """Return heading and table of a model."""
-    signature = inspect.signature(model)
-    described = {parameter.arg_name: parameter.description for parameter in parse(model.__doc__ or "").params}
+    defaults, described = parameters_of(model)
     rows = [
-        f"| `{name}` | `{shown(parameter.default)}` | {text_of(described[name] or '')} |"
-        for name, parameter in signature.parameters.items()
+        f"| `{name}` | `{shown(default)}` | {text_of(described[name] or '')} |"
+        for name, default in defaults.items()
         if name not in COMPONENTS
     ]
     components = ", ".join(f"`{name}`" for name in COMPONENTS)
     rows.append(f"| {components} | `True` | anomalib's components: `True` for the model's default, `False` for none |")
-    link = f"models/{model.__name__.lower()}.md"
+    link = f"models/{model.__module__.split('.')[-2]}.md"
     head = f"## {model.__name__}\n\nWhere each is from: [{model.__name__}]({link}).\n"
     return "\n".join((head, "| parameter | default | what it is |", "| --- | --- | --- |", *rows, ""))
+
+
+def parameters_of(model: type) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Return defaults and descriptions, those of the classes to which ``**shared`` is handed on included."""
+    defaults: dict[str, Any] = {}
+    described: dict[str, str | None] = {}
+    for base in model.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        signature = inspect.signature(base.__init__).parameters.values()
+        described = {
+            **{parameter.arg_name: parameter.description for parameter in parse(base.__doc__ or "").params},
+            **described,
+        }
+        for parameter in signature:
+            if parameter.name != "self" and not parameter.kind.name.startswith("VAR_"):
+                defaults.setdefault(parameter.name, parameter.default)
+        named = any(not parameter.kind.name.startswith("VAR_") for parameter in signature if parameter.name != "self")
+        if named and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature):
+            break
+    return defaults, described
 
 
 def shown(default: Any) -> str:  # noqa: ANN401

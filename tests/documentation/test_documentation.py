@@ -12,15 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_transfusion import TransFusion
+from anomalib_transfusion import DiffusionAD, TransFusion
 from paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")])
 PAPER = ROOT / "docs/models/transfusion.md"
-DEFAULTS = {
-    name: str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
-    for name, parameter in inspect.signature(TransFusion).parameters.items()
+COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
+# What the models record of themselves, built with no argument but for the size of the networks.
+SMALL = {
+    TransFusion: {"base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()},
+    DiffusionAD: {"base_channels": 32, "channel_multipliers": (1,), "attention_levels": (), "segmentation_width": 1},
 }
+
+
+def defaults_of(model):
+    """Return the default of every parameter of a model."""
+    recorded = dict(model(**SMALL[model]).hparams)
+    sizes = {name: inspect.signature(model).parameters[name].default for name in SMALL[model]}
+    return {**recorded, **sizes, **dict.fromkeys(COMPONENTS, True)}
+
+
+DEFAULTS = defaults_of(TransFusion)
 
 
 def anchors(page: Path) -> set[str]:
@@ -58,11 +70,13 @@ def test_page_of_parameters():
     spec.loader.exec_module(writer)
     page = writer.PAGE.read_text(encoding="utf-8")
     assert page == writer.page(), "run python docs/write_parameters.py"
-    rows = re.findall(r"^\| (`[^|]+`) \| `([^`]+)` \| (.+) \|$", page, flags=re.MULTILINE)
-    table = {name: evaluate(default) for names, default, _ in rows for name in re.findall(r"`(\w+)`", names)}
-    assert table == DEFAULTS
-    assert list(table) == list(DEFAULTS)
-    assert all(len(text) > 10 for *_, text in rows)
+    sections = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL))
+    assert set(sections) == {model.__name__ for model in SMALL}
+    for model in SMALL:
+        rows = re.findall(r"^\| (`[^|]+`) \| `([^`]+)` \| (.+) \|$", sections[model.__name__], flags=re.MULTILINE)
+        table = {name: evaluate(default) for names, default, _ in rows for name in re.findall(r"`(\w+)`", names)}
+        assert table == defaults_of(model)
+        assert all(len(text) > 10 for *_, text in rows)
 
 
 def test_readme_is_a_front_door():
