@@ -16,8 +16,8 @@ def convert(official: Path, output: Path, overwrite: bool = False) -> None:
     """Convert a checkpoint of the authors' code to one that anomalib loads.
 
     Args:
-        official: Checkpoint of the authors' code, a pickled state dict or safetensors.
-        output: Checkpoint to write, for ``anomalib test --model TransFusion --ckpt_path OUTPUT``.
+        official: Checkpoint of the authors' code of TransFusion or DiffusionAD, pickled or safetensors.
+        output: Checkpoint to write, for ``anomalib test --model ... --ckpt_path OUTPUT``.
         overwrite: Whether an existing file may be replaced.
 
     Raises:
@@ -34,14 +34,32 @@ def convert(official: Path, output: Path, overwrite: bool = False) -> None:
 
     from lightning.pytorch import Trainer
 
-    from anomalib_transfusion import TransFusion
     from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 
-    model = TransFusion.from_official_checkpoint(official)
+    model = _from_official(official)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[WholeCheckpointIO()])
     trainer.strategy.connect(model)
     trainer.save_checkpoint(output)
-    print(f"Wrote {output}. To test it: anomalib test --model TransFusion --ckpt_path {output} --data ...")
+    print(f"Wrote {output}. To test it: anomalib test --model {type(model).__name__} --ckpt_path {output} --data ...")
+
+
+def _from_official(path: Path) -> Any:  # noqa: ANN401
+    """Build the model whose authors' code saved a checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it belongs to no model; says why, for each of them.
+    """
+    from anomalib_transfusion import DiffusionAD, TransFusion
+
+    refusals = []
+    for model in (TransFusion, DiffusionAD):
+        try:
+            return model.from_official_checkpoint(path)
+        except ValueError as error:  # noqa: PERF203
+            refusals.append(f"Not for {model.__name__}: {error}")
+    msg = f"{path} fits no model; expected a checkpoint of the authors' code. {' '.join(refusals)}"
+    raise ValueError(msg)
 
 
 def report(runs: list[Path], output: Path | None = None) -> None:

@@ -65,7 +65,7 @@ def write_below_a_file(tmp_path):
 
 CHECKPOINTS = [
     *in_module(
-        "models/transfusion/checkpoint.py",
+        "models/transfusion/official.py",
         Message(
             "There is no checkpoint {}",
             lambda: TransFusion.from_official_checkpoint("gone.pkl"),
@@ -140,7 +140,7 @@ CHECKPOINTS = [
         ),
     ),
     *in_module(
-        "models/transfusion/checkpoint_io.py",
+        "training/checkpoints.py",
         Message(
             "it holds {}, not a dictionary",
             lambda tmp_path: read(tmp_path, [1]),
@@ -167,13 +167,13 @@ CHECKPOINTS = [
         ),
     ),
     *in_module(
-        "models/transfusion/compatibility.py",
+        "training/compatibility.py",
         Message(
             "The checkpoint is damaged",
-            lambda tiny: tiny().on_load_checkpoint({"state_dict": {}, "hyper_parameters": [1]}),
+            lambda tiny: tiny().on_load_checkpoint({"state_dict": {"model.network.a": 0}, "hyper_parameters": [1]}),
             ValueError,
             "cannot convert dictionary",
-            "weights or hyper-parameters are not readable",
+            "its hyper-parameters are not readable",
             "Use another one",
         ),
         Message(
@@ -197,7 +197,7 @@ CHECKPOINTS = [
         ),
     ),
     *in_module(
-        "models/transfusion/export.py",
+        "models/graph_export.py",
         Message(
             "The model works on tiles",
             export_with_tiles,
@@ -206,6 +206,9 @@ CHECKPOINTS = [
             "cannot be exported to ONNX or OpenVINO",
             "Set model.model.tiler = None",
         ),
+    ),
+    *in_module(
+        "models/loop_export.py",
         Message(
             "PyTorch {} did not keep",
             exported_without_a_loop,

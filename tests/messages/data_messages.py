@@ -135,7 +135,7 @@ def metric_without_labels(tiny):
 
 DATA = [
     *in_module(
-        "models/transfusion/image_files.py",
+        "training/image_files.py",
         Message(
             "There is no image {}",
             lambda: read_image_file("gone.png"),
@@ -186,7 +186,7 @@ DATA = [
         ),
     ),
     *in_module(
-        "models/transfusion/evaluation.py",
+        "training/evaluation.py",
         Message(
             "{} is not a number",
             measure_without_defects,

@@ -6,6 +6,7 @@
 import torch
 from message_table import Message, in_module
 
+from anomalib_transfusion import DiffusionAD
 from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss
 from anomalib_transfusion.models.diffusion_ad.official import (
     OfficialCheckpoint,
@@ -291,5 +292,27 @@ DIFFUSION_AD = [
         ),
         blended("mask_attempts={}", "mask_attempts=0", "expected 1 to 1000", "Use 50", mask_attempts=0),
         blended("image_share={}", "image_share=(0.8, 0.2)", "in [0, 1]", "Use 0.2 and 0.8", image_share=(0.8, 0.2)),
+    ),
+    *in_module(
+        "models/diffusion_ad/optimizer.py",
+        Message(
+            "segmentation_schedule={} is unknown",
+            lambda: DiffusionAD(**SMALL, segmentation_schedule="step"),
+            ValueError,
+            "segmentation_schedule='step'",
+            "constant, cosine, swing",
+            "choose one of",
+        ),
+    ),
+    *in_module(
+        "models/diffusion_ad/training_sample.py",
+        Message(
+            "product_kind={} is unknown",
+            lambda: DiffusionAD(**SMALL, product_kind="fabric"),
+            ValueError,
+            "product_kind='fabric'",
+            "auto, object, texture",
+            "choose one of",
+        ),
     ),
 ]

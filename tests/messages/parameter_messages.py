@@ -6,18 +6,15 @@
 import math
 
 import torch
-from anomalib.data.utils.tiler import Tiler
 from anomalib.engine import Engine
-from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
 from message_table import Message, in_module
 from PIL import Image
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.models.transfusion.loss import LossTerms, TransFusionLoss
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
-from anomalib_transfusion.training.hyper_parameters import check_readable
 from anomalib_transfusion.training.numerics import LossGuard
 from conftest import SURFACE
 
@@ -72,29 +69,7 @@ def normalized_data(tiny, surface_root, tmp_path):
 
 PARAMETERS = [
     *in_module(
-        "models/transfusion/hyper_parameters.py",
-        Message(
-            "The hyper-parameter {}={} is of",
-            lambda: check_readable({"extra": Unreadable()}, []),
-            TypeError,
-            "extra=",
-            "expected numbers, texts, flags and sequences of them",
-            'save_hyperparameters(ignore=["extra"])',
-        ),
-    ),
-    *in_module(
-        "models/transfusion/transforms.py",
-        Message(
-            "The {} of {} normalise images",
-            normalized_data,
-            ValueError,
-            "to values from -1 to 1",
-            "expected [0, 1]",
-            "Remove Normalize",
-        ),
-    ),
-    *in_module(
-        "models/transfusion/parameters.py",
+        "checks.py",
         Message(
             "{}={} is of type",
             lambda: TransFusion(timesteps="twenty"),
@@ -121,25 +96,6 @@ PARAMETERS = [
         ),
     ),
     *in_module(
-        "models/transfusion/lightning_model.py",
-        Message(
-            "{}={} is impossible; expected a number",
-            lambda tiny: tiny(full_rate_share=1.5),
-            ValueError,
-            "full_rate_share=1.5",
-            "a number from 0 to 1",
-            "Leave it out for the default",
-        ),
-        Message(
-            "The pre-processor {} normalises",
-            lambda tiny: tiny(pre_processor=PreProcessor(transform=Compose([Resize((32, 32)), Normalize([0.5], [1])]))),
-            ValueError,
-            "Normalize(mean=[0.5]",
-            "expects images in [0, 1]",
-            "Remove Normalize from the transforms",
-        ),
-    ),
-    *in_module(
         "models/transfusion/loss.py",
         Message(
             "{}={} must not be negative",
@@ -159,7 +115,7 @@ PARAMETERS = [
         ),
     ),
     *in_module(
-        "models/transfusion/acceleration.py",
+        "networks/acceleration.py",
         Message(
             "precision={} is unknown",
             lambda tiny: tiny(precision="half"),
@@ -299,7 +255,7 @@ PARAMETERS = [
         ),
     ),
     *in_module(
-        "models/transfusion/tensors.py",
+        "checks.py",
         Message(
             "The images{} have values",
             lambda tiny: tiny().model.eval()(255 * IMAGES.clamp(min=0.5)),
@@ -350,34 +306,7 @@ PARAMETERS = [
         ),
     ),
     *in_module(
-        "models/transfusion/tiling.py",
-        Message(
-            "tile_size={} does not fit",
-            lambda tiny: set_tiler(tiny().model, Tiler(15, 15)),
-            ValueError,
-            "tile_size=(15, 15)",
-            "both sides must be multiples of 2",
-            "Choose such sides in the TilerConfigurationCallback",
-        ),
-        Message(
-            "remove_border_count={} would",
-            lambda tiny: set_tiler(tiny().model, Tiler(16, 8, remove_border_count=2)),
-            ValueError,
-            "remove_border_count=2",
-            "leave the border of the image without a prediction",
-            "Use 0 in the TilerConfigurationCallback",
-        ),
-    ),
-    *in_module(
         "models/transfusion/training_sample.py",
-        Message(
-            "texture_source={} is unknown",
-            lambda tiny: tiny(texture_source="dtd"),
-            ValueError,
-            "texture_source='dtd'",
-            "folder, photographs, none",
-            "choose one of",
-        ),
         Message(
             "rotation_probability={} must",
             lambda tiny: tiny(rotation_probability=2),
@@ -385,36 +314,6 @@ PARAMETERS = [
             "rotation_probability=2",
             "must be in [0, 1]",
             "0 rotates none",
-        ),
-        Message(
-            "foreground={} needs",
-            batch_without_paths,
-            ValueError,
-            "masks'",
-            "needs the file of each image",
-            "Use a data module that gives it",
-        ),
-    ),
-    *in_module(
-        "models/transfusion/numerics.py",
-        Message(
-            "The loss is not finite",
-            loss_that_is_not_finite,
-            FloatingPointError,
-            "train_loss_mask=nan",
-            "not finite at step 3",
-            "Try a smaller learning_rate",
-        ),
-    ),
-    *in_module(
-        "models/transfusion/distributed.py",
-        Message(
-            "{} images cannot be evaluated",
-            more_processes_than_images,
-            ValueError,
-            "7 images cannot be evaluated on 8 processes",
-            "each has two images or more",
-            "use fewer devices",
         ),
     ),
 ]

@@ -57,9 +57,14 @@ def type_report(monkeypatch):
     main()
 
 
+def convert_what_fits_no_model(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pt")
+    convert(tmp_path / "weights.pt", tmp_path / "model.ckpt")
+
+
 PICTURES = [
     *in_module(
-        "visualization/film_strip.py",
+        "models/transfusion/film_strip.py",
         Message(
             "{} has the suffix",
             lambda tiny: visualize_reverse_process(tiny(), IMAGE, "strip.tiff"),
@@ -134,7 +139,7 @@ PICTURES = [
         ),
     ),
     *in_module(
-        "visualization/explain.py",
+        "models/transfusion/explain.py",
         Message(
             "{} exists{}",
             explain_over_a_file,
@@ -205,6 +210,14 @@ PICTURES = [
     ),
     *in_module(
         "cli.py",
+        Message(
+            "{} fits no model",
+            convert_what_fits_no_model,
+            ValueError,
+            "weights.pt fits no model",
+            "expected a checkpoint of the authors' code",
+            "Not for TransFusion",
+        ),
         Message(
             "{} exists; choose",
             lambda: convert(Path("official.pkl"), Path(__file__)),

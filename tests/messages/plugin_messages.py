@@ -12,7 +12,7 @@ from types import ModuleType
 from message_table import PACKAGE, PRINTED, Message, in_module
 
 import anomalib_transfusion
-from anomalib_transfusion import plugin
+from anomalib_transfusion import plugin, visualization
 
 
 def installed(folder, monkeypatch, entry_points):
@@ -52,13 +52,24 @@ def ask_for_another_name():
 
 PLUGIN = [
     *in_module(
+        "visualization/__init__.py",
+        Message(
+            "module {} has no attribute {}",
+            lambda: visualization.ResultSheets,
+            AttributeError,
+            "'ResultSheets'",
+            "it has ResultSheet",
+            "Check the spelling",
+        ),
+    ),
+    *in_module(
         "__init__.py",
         Message(
             "module {} has no attribute {}",
             lambda: anomalib_transfusion.Transfusion,
             AttributeError,
             "'Transfusion'",
-            "it has DemoSurface, MVTec, MultiCategory, TransFusion",
+            "it has DemoSurface, DiffusionAD, DiffusionADModel",
             "Check the spelling",
         ),
     ),
@@ -83,7 +94,9 @@ PLUGIN = [
         Message(
             "anomalib-transfusion could not register its benchmark",
             # Too early: anomalib's command line is not imported.
-            lambda: printed_by("from anomalib_transfusion import plugin; plugin._register_benchmark(plugin)"),
+            lambda: printed_by(
+                "from anomalib_transfusion import plugin; plugin._register_benchmark(plugin)",
+            ),
             PRINTED,
             "KeyError('anomalib.cli.pipelines')",
             "anomalib's own is used",

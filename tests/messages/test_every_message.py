@@ -20,9 +20,11 @@ from parameter_messages import PARAMETERS
 from picture_messages import PICTURES
 from plugin_messages import PLUGIN
 from synthesis_messages import SYNTHESIS
+from training_messages import TRAINING
 
 MESSAGES = [
     *PARAMETERS,
+    *TRAINING,
     *CHECKPOINTS,
     *DATA,
     *CATEGORIES,

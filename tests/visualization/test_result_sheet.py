@@ -83,10 +83,10 @@ def test_names_of_the_panels(item):
     drawn = ["Image", "Ground truth", "Predicted mask", "Anomaly map"]
     over = ["Anomaly map + Predicted mask", "Ground truth + Predicted mask", "Image"]
     assert sheet._names(item) == drawn + over
-    assert len(sheet.panels(item, item.image)) == len(drawn + over) + 2
+    assert len(sheet.panels(item, {"Reconstruction": item.image})) == len(drawn + over) + 2
     item.gt_mask = None
     assert sheet._names(item) == ["Image", "Predicted mask", "Anomaly map", "Anomaly map + Predicted mask", "Image"]
-    assert len(sheet.panels(item, item.image)) == 5 + 2
+    assert len(sheet.panels(item, {"Reconstruction": item.image})) == 5 + 2
 
 
 def test_panels_are_anomalibs_with_the_users_settings(item):
@@ -98,7 +98,7 @@ def test_panels_are_anomalibs_with_the_users_settings(item):
         "overlay_fields_config": {"pred_mask": {"mode": "fill", "color": (0, 0, 255), "alpha": 0.4}},
         "text_config": {"enable": False},
     }
-    *theirs, reconstruction, difference = ResultSheet(**settings).panels(item, item.image)
+    *theirs, reconstruction, difference = ResultSheet(**settings).panels(item, {"Reconstruction": item.image})
     expected = ImageVisualizer(**settings).visualize(item)
     assert [panel.size for panel in theirs] == [(80, 48)] * 3
     for number, panel in enumerate(theirs):
@@ -108,8 +108,8 @@ def test_panels_are_anomalibs_with_the_users_settings(item):
 
 def test_position_of_names_is_kept(item):
     """Over the panels, as in anomalib, for a user who says where."""
-    names = ResultSheet(text_config={"position": (5, 200), "size": 15}).panels(item, item.image)
-    plain = ResultSheet(text_config={"enable": False}).panels(item, item.image)
+    names = ResultSheet(text_config={"position": (5, 200), "size": 15}).panels(item, {"Reconstruction": item.image})
+    plain = ResultSheet(text_config={"enable": False}).panels(item, {"Reconstruction": item.image})
     assert all(panel.size == (SIDE, SIDE) for panel in names)
     for named, panel in zip(names, plain, strict=True):
         differs = np.flatnonzero((np.array(named) != np.array(panel)).any(axis=(1, 2)))
@@ -118,9 +118,11 @@ def test_position_of_names_is_kept(item):
 
 
 def test_size_and_colour_of_names_are_kept(item):
-    small, large = (ResultSheet(text_config={"size": size}).panels(item, item.image)[0] for size in (9, 30))
+    small, large = (
+        ResultSheet(text_config={"size": size}).panels(item, {"Reconstruction": item.image})[0] for size in (9, 30)
+    )
     assert large.height > small.height + 15
-    black = ResultSheet(text_config={"color": "black"}).panels(item, item.image)[0]
+    black = ResultSheet(text_config={"color": "black"}).panels(item, {"Reconstruction": item.image})[0]
     # Dark text is written on something bright.
     assert np.array(black)[0, 0].min() > 200
     assert np.array(black)[: black.height - SIDE].min() < 50

@@ -17,10 +17,8 @@ def check_weights(checkpoint: Mapping[str, Any], model: str, prefix: str) -> Non
         model: Name of the model that is to take the weights.
         prefix: How the names of its weights begin.
     """
-    try:
-        weights = [str(name) for name in checkpoint.get("state_dict", {})]
-    except TypeError as error:
-        raise ValueError(_damaged(error)) from error
+    state = checkpoint.get("state_dict")
+    weights = list(map(str, state)) if isinstance(state, Mapping) else []
     if not any(name.startswith(prefix) for name in weights):
         msg = (
             f"This is a checkpoint of another model: none of its weights belongs to {model}'s network, and they are "
@@ -46,7 +44,8 @@ def check_compatible(
     try:
         trained = _comparable(dict(checkpoint.get("hyper_parameters", {})), trained_for)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(_damaged(error)) from error
+        msg = f"The checkpoint is damaged: its hyper-parameters are not readable ({error}). Use another one."
+        raise ValueError(msg) from error
     present = _comparable(parameters, trained_for)
     differing = [name for name in trained_for if name in trained and trained[name] != present[name]]
     if differing:
@@ -57,11 +56,6 @@ def check_compatible(
             "reads it from the file."
         )
         raise ValueError(msg)
-
-
-def _damaged(error: Exception) -> str:
-    """Say that a checkpoint is damaged."""
-    return f"The checkpoint is damaged: weights or hyper-parameters are not readable ({error}). Use another one."
 
 
 def _comparable(parameters: Mapping[str, Any], trained_for: Sequence[str]) -> dict[str, Any]:
