@@ -13,12 +13,8 @@ from anomalib.data.utils.tiler import Tiler
 
 from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss, Target
 from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
-from anomalib_transfusion.models.diffusion_ad.training_sample import (
-    draw_training_sample,
-    product_kind,
-    published_structure_share,
-)
-from anomalib_transfusion.synthesis.blending import BlendedAnomalyGenerator
+from anomalib_transfusion.models.diffusion_ad.training_sample import AnomalySampler, kind_of_product
+from anomalib_transfusion.synthesis import TextureBank
 
 from .networks import build, photograph
 
@@ -229,8 +225,7 @@ def test_training_samples():
     torch.manual_seed(0)
     model = build()
     images = photograph(4, 64, 64)
-    generator = BlendedAnomalyGenerator(None, published_structure_share("object"))
-    sample = draw_training_sample(generator, model, images)
+    sample = AnomalySampler("nowhere", "none")(images, model)
     assert sample.timestep.shape == (2, 4)
     assert sample.target.noise.shape == (2, 4, 3, 64, 64)
     assert sample.target.label.tolist() == [1, 1, 0, 0]
@@ -241,9 +236,26 @@ def test_training_samples():
 
 def test_kinds_of_products():
     textures = ["carpet", "zipper", "leather", "tile", "wood", "grid", "Class1", "Class10"]
-    assert {product_kind(name) for name in textures} == {"texture"}
-    assert {product_kind(name) for name in ("bottle", "capsules", "Class11", "metal_plate")} == {"object"}
-    assert [published_structure_share(kind) for kind in ("object", "texture")] == [0.5, 0]
+    assert {kind_of_product(name) for name in textures} == {"texture"}
+    assert {kind_of_product(name) for name in ("bottle", "capsules", "Class11", "metal_plate")} == {"object"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "category", "share"),
+    [
+        ("auto", "bottle", 0.5),
+        ("auto", "carpet", 0),
+        ("auto", None, 0.5),
+        ("object", "carpet", 0.5),
+        ("texture", "bottle", 0),
+    ],
+)
+def test_textures_take_photographs_alone(kind, category, share):
+    sampler = AnomalySampler("nowhere", "photographs", product_kind=kind)
+    sampler.choose_kind(category)
+    assert sampler.make_generator(TextureBank.from_photographs((32, 32))).structure_share == share
+    # Where there are no photographs, the image itself is all that there is.
+    assert sampler.make_generator(None).structure_share == 0.5
 
 
 def test_a_few_steps_bring_the_loss_down():
@@ -258,11 +270,11 @@ def test_a_few_steps_bring_the_loss_down():
         precision="single",
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    generator = BlendedAnomalyGenerator(None)
+    sampler = AnomalySampler("nowhere", "none")
     images = photograph(4, 32, 32)
     losses = []
     for _ in range(60):
-        sample = draw_training_sample(generator, model, images)
+        sample = sampler(images, model)
         terms = DiffusionADLoss()(model.train()(sample.images, sample.timestep, sample.target.noise), sample.target)
         optimizer.zero_grad()
         terms.total.backward()
