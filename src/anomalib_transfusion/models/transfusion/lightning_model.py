@@ -345,8 +345,6 @@ class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ig
         untouched = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1
         if trainer.training and untouched and typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):
             callbacks.append(RareValidation(len(self.model.inference_timesteps)))
-            # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
-            trainer.check_val_every_n_epoch = 2
         return callbacks
 
     def setup(self, stage: str) -> None:
