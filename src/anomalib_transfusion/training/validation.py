@@ -12,8 +12,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from .monitors import Demand, checkpoint_of_the_engine, demands, keeps_the_newest, logged_in_training, rewrite
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +37,8 @@ NEVER_TYPED: dict[str, int | str] = {
 class RareValidation(Callback):
     """Chooses the epochs after which Lightning validates.
 
+    What the user's callbacks do at a number of epochs, they do at that number: see :mod:`monitors`.
+
     Args:
         passes: Network passes that validating one image takes.
     """
@@ -41,25 +46,26 @@ class RareValidation(Callback):
     def __init__(self, passes: float) -> None:
         self.passes = passes
         self.interval: int | None = None
+        self._cost = 0.0
+        self._logged: set[str] = set()
+        self._demands: list[Demand] | None = None
+        self._validated_step: int | None = None
+        self._of_engine: ModelCheckpoint | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Work out the interval from the sizes of the data sets."""
+        del pl_module
         if not trainer.enable_validation:
-            trainer.check_val_every_n_epoch = 1
             return
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         trainer.training = True
         validation_cost = _num_images(trainer.val_dataloaders) * self.passes
         training_cost = _num_images(trainer.train_dataloader) * PASSES_PER_TRAINING_IMAGE
-        self.interval = validation_interval(validation_cost / training_cost, num_epochs(trainer))
-        # After every epoch is what the trainer said anyway.
-        if self.interval > 1:
-            rank_zero_info(
-                f"{type(pl_module).__name__} validates every {self.interval} epochs and after the last one, because a "
-                f"validation costs as much as {validation_cost / training_cost:.1f} epochs. Set the trainer's "
-                "check_val_every_n_epoch to choose yourself.",
-            )
+        self._cost = validation_cost / training_cost
+        self.interval = validation_interval(self._cost, num_epochs(trainer))
+        self._logged, self._demands, self._validated_step = set(), None, None
+        self._of_engine = checkpoint_of_the_engine(trainer)
 
     def on_train_batch_end(
         self,
@@ -76,32 +82,104 @@ class RareValidation(Callback):
         if 0 < trainer.max_steps <= trainer.global_step:
             # Lightning ends such a run without validating; a stop on request is validated.
             trainer.should_stop = True
+        if self._demands is None or trainer.is_last_batch:
+            self._look_at_monitors(trainer)
         epoch, last = trainer.current_epoch + 1, num_epochs(trainer)
         # Counted back from the last epoch, so that it is one of them.
         due = trainer.should_stop or (epoch if math.isinf(last) else last - epoch) % self.interval == 0
+        due = due or any(epoch % demand.interval == 0 for demand in self._demands or [])
         # Lightning validates where this number divides the epoch's, counted from one.
         trainer.check_val_every_n_epoch = 1 if due else trainer.current_epoch + 2
+        self._let_engine_save(after_each_epoch=due)
+
+    def _look_at_monitors(self, trainer: Trainer) -> None:
+        """Find out what needs validations, and say how often there will be any."""
+        self._logged |= logged_in_training(trainer)
+        if self._validated_step is None:
+            # Some callbacks, as that of the learning rate, write to the metrics themselves.
+            self._logged |= set(trainer.callback_metrics)
+        first, self._demands = self._demands is None, demands(trainer, self._logged)
+        # After every epoch is what the trainer said anyway.
+        if not first or self.interval is None or self.interval == 1:
+            return
+        interval = min((demand.interval for demand in self._demands), default=self.interval)
+        model = type(trainer.lightning_module).__name__
+        costs = f"a validation costs as much as {self._cost:.1f} epochs"
+        if interval >= self.interval:
+            rank_zero_info(
+                f"{model} validates every {self.interval} epochs and after the last one, because {costs}. Set the "
+                "trainer's check_val_every_n_epoch to choose yourself.",
+            )
+            return
+        names = " and ".join(sorted({demand.name for demand in self._demands if demand.interval == interval}))
+        rank_zero_info(
+            f"{model} validates {'after each epoch' if interval == 1 else f'every {interval} epochs'}, because "
+            f"{names} needs it, though {costs}. Set the trainer's check_val_every_n_epoch, or every_n_epochs of a "
+            "ModelCheckpoint, to validate more rarely.",
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember what was validated."""
+        del pl_module
+        self._validated_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let what monitors, and therefore comes after this, act as where each epoch is validated."""
+        del pl_module
+        if self.interval is not None:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate if the training was ended after an epoch without: checkpoints need the last threshold."""
+        del pl_module
+        if self.interval is None or self._validated_step == trainer.global_step:
+            return
+        newest = [
+            callback
+            for callback in trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint)
+            and keeps_the_newest(callback)
+            and callback._last_global_step_saved == trainer.global_step  # noqa: SLF001
+        ]
+        self._let_engine_save(after_each_epoch=False)
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        for callback in newest:
+            rewrite(trainer, callback)
+
+    def _let_engine_save(self, *, after_each_epoch: bool) -> None:
+        """Tell the engine's checkpoint whether to be written at the end of this epoch, or else after a validation."""
+        if self._of_engine is not None:
+            self._of_engine._save_on_train_epoch_end = after_each_epoch  # noqa: SLF001
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the trainer as it was."""
         del pl_module
+        if self.interval is None:
+            return
         self.interval = None
         trainer.check_val_every_n_epoch = 1
+        if self._of_engine is not None:
+            self._of_engine._save_on_train_epoch_end = None  # noqa: SLF001
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the trainer as it was."""
+        del exception
+        self.on_fit_end(trainer, pl_module)
 
 
 def rare_validation(trainer: Trainer, typed: set[str], passes: float) -> list[Callback]:
     """Return the callback for rare validation, unless the user said when to validate.
 
     Args:
-        trainer: Trainer before a training; its validation interval is prepared for the callback.
+        trainer: Trainer before a training.
         typed: What :func:`typed_by_user` found.
         passes: Network passes that validating one image takes.
     """
     touched = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1
     if touched or not typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):
         return []
-    # Callbacks look at this to know whether validation follows each epoch, before the interval is known.
-    trainer.check_val_every_n_epoch = 2
     return [RareValidation(passes)]
 
 
