@@ -169,7 +169,7 @@ PARAMETERS = [
         ),
     ),
     *in_module(
-        "models/transfusion/unet.py",
+        "models/transfusion/architecture.py",
         Message(
             "base_channels={} must",
             lambda tiny: tiny(base_channels=12),

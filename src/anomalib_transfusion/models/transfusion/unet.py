@@ -26,13 +26,11 @@ from anomalib_transfusion.networks.normalization import (
     normalized_in_strips,
 )
 
+from .architecture import check_architecture
+
 __all__ = ["Prediction", "ResUNet"]
 
 IMAGE_CHANNELS = 3
-# Far beyond any use, and below what exhausts the memory of a computer without a word.
-MAX_WIDTH = 8192
-MAX_LEVELS = 10
-MAX_BLOCKS = 64
 
 
 class Prediction(NamedTuple):
@@ -376,37 +374,3 @@ class ResUNet(nn.Module):
             normal=self.normal_head(x),
             mask_logits=self.mask_head(x),
         )
-
-
-def check_architecture(
-    base_channels: int,
-    channel_multipliers: Sequence[int],
-    num_blocks: int,
-    attention_levels: Sequence[int],
-) -> None:
-    """Raise ValueError, naming the value, if a network of these sizes cannot be built."""
-    if base_channels < 8 or base_channels % 8:
-        msg = f"base_channels={base_channels} must be a positive multiple of 8 (the paper's network has 64)."
-        raise ValueError(msg)
-    if not 1 <= len(channel_multipliers) <= MAX_LEVELS or min(channel_multipliers) < 1:
-        msg = (
-            f"channel_multipliers={tuple(channel_multipliers)} must name one whole number >= 1 for each level, and at "
-            f"most {MAX_LEVELS} levels (the paper's network has 1, 2, 4, 8)."
-        )
-        raise ValueError(msg)
-    if (widest := base_channels * max(channel_multipliers)) > MAX_WIDTH:
-        msg = (
-            f"base_channels={base_channels} with channel_multipliers={tuple(channel_multipliers)} gives {widest} "
-            f"channels; expected at most {MAX_WIDTH} (the paper's network has 512)."
-        )
-        raise ValueError(msg)
-    if not 1 <= num_blocks <= MAX_BLOCKS:
-        msg = f"num_blocks={num_blocks} must be from 1 to {MAX_BLOCKS} (the paper's network has 2)."
-        raise ValueError(msg)
-    levels = len(channel_multipliers)
-    if wrong := [level for level in attention_levels if not -levels <= level < levels]:
-        msg = (
-            f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}. "
-            "Count from 0 at the highest resolution, or from -1 at the lowest."
-        )
-        raise ValueError(msg)
