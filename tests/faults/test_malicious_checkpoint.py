@@ -57,7 +57,7 @@ def engine(folder):
 
 
 REFUSED = (
-    r"cannot be read \(Trying to load unsupported GLOBAL posix.mkdir .* holds more"
+    r"cannot be read \(it holds posix.mkdir, which is neither a tensor nor a plain value\)\. .* holds more"
     r" than weights and settings, which is not loaded because it could run code"
 )
 

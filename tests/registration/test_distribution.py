@@ -77,6 +77,7 @@ def test_entry_points_name_what_exists(wheel, tmp_path):
     declared = {(point.group, point.name): point for point in PathDistribution(information).entry_points}
     assert set(declared) == {
         ("anomalib.models", "TransFusion"),
+        ("anomalib.models", "DiffusionAD"),
         ("anomalib.data", "MVTec"),
         ("anomalib.data", "DemoSurface"),
         ("anomalib.data", "MultiCategory"),
