@@ -22,6 +22,7 @@ PACKAGES = [
     "anomalib_transfusion.data",
     "anomalib_transfusion.models",
     "anomalib_transfusion.pipelines",
+    "anomalib_transfusion.training",
     "anomalib_transfusion.visualization",
 ]
 # Some of its modules need anomalib and register it as they import it, the others, of the reports, do without.

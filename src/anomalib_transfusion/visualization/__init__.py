@@ -3,6 +3,9 @@
 
 """The pictures of this plugin."""
 
+# First, so that the post-import hook of the plugin has run before our own modules are half imported.
+import anomalib.models  # noqa: F401  # isort: skip
+
 from importlib import import_module
 from typing import Any
 
