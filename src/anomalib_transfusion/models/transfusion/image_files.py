@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataset
+from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
 from anomalib.data.predict import PredictDataset  # anomalib.data has it late, and may be half imported here
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
+from anomalib_transfusion.data.category_dataset import CategoryDataset
+
+from .mask_files import check_masks
 from .transforms import check_augmentations
 
 __all__ = ["ImageFiles", "evaluated_images", "read_image_file"]
@@ -30,9 +34,10 @@ SIXTEEN_BIT = "16-bit grey values, of which all above 255 would become white"
 
 
 class ImageFiles(Callback):
-    """Looks into the head of each image file before a run starts, and for the file behind an error of its data loader.
+    """Looks into the files of a run before it starts, and for the file behind an error of its data loader.
 
-    Reading a head takes a fraction of a millisecond. Data sets that read their files themselves are left alone.
+    Of images the head is read, which takes a fraction of a millisecond, of the masks of defects all. Data sets that
+    read their files themselves are left alone.
     """
 
     def __init__(self) -> None:
@@ -85,6 +90,7 @@ class ImageFiles(Callback):
 
     def _check(self, trainer: Trainer) -> None:
         """Raise ValueError if a file that this run is to read cannot be read as what it is; names it."""
+        masks: dict[str, None] = {}
         for dataset, batch_size in _datasets(trainer):
             check_augmentations(dataset)
             sizes: dict[str, tuple[int, int]] = {}
@@ -92,7 +98,11 @@ class ImageFiles(Callback):
                 if (image, mask) not in self._checked:
                     sizes[image] = _checked_head(image, mask)
                     self._checked.add((image, mask))
+                    masks.update({mask: None} if mask else {})
             _check_memory(sizes, batch_size)
+        # A prediction compares nothing with them.
+        if not trainer.predicting:
+            check_masks(list(masks))
 
 
 def read_image_file(path: str | Path) -> Image.Image:
@@ -144,23 +154,37 @@ def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:
     ):
         loaders.extend(loader if isinstance(loader, list | tuple) else [loader])
     yield from ((loader.dataset, loader.batch_size or 1) for loader in loaders if hasattr(loader, "dataset"))
-    # Lightning asks for the validation images only when it validates, which may be after days.
+    # Lightning asks for the validation images only when it validates, which may be after days, and anomalib tests then.
     datamodule: Any = getattr(trainer, "datamodule", None)
-    if trainer.state.fn == TrainerFn.FITTING and hasattr(datamodule, "val_data"):
-        yield datamodule.val_data, getattr(datamodule, "eval_batch_size", 1)
+    if trainer.state.fn == TrainerFn.FITTING:
+        for name in ("val_data", "test_data"):
+            if hasattr(datamodule, name):
+                yield getattr(datamodule, name), getattr(datamodule, "eval_batch_size", 1)
 
 
 def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
     """Yield the images of a data set with their masks, where anomalib reads them."""
-    read_by = getattr(type(dataset), "__getitem__", None)
-    if read_by is PredictDataset.__getitem__:
-        yield from ((str(path), None) for path in dataset.image_filenames)
-    elif read_by is AnomalibDataset.__getitem__:
+    if _read_by_anomalib(dataset):
+        if isinstance(dataset, PredictDataset):
+            yield from ((str(path), None) for path in dataset.image_filenames)
+            return
         samples = dataset.samples
         masks = samples.mask_path if "mask_path" in samples else [None] * len(samples)
         for image, mask, label in zip(samples.image_path, masks, samples.label_index, strict=True):
-            # Where there is no defect, the mask is not read: it is empty.
-            yield str(image), str(mask) if label == 1 and isinstance(mask, str | os.PathLike) and str(mask) else None
+            # Of several kinds of defects in one image there may be a mask each. Of a good image none is read.
+            several = mask if isinstance(mask, list | tuple) else [mask]
+            read = [str(one) for one in several if label == 1 and isinstance(one, str | os.PathLike) and str(one)]
+            if not read:
+                yield str(image), None
+            yield from ((str(image), one) for one in read)
+
+
+def _read_by_anomalib(dataset: Any) -> bool:  # noqa: ANN401
+    """Tell whether a data set reads its files as anomalib does, in 8 bits, and not in its own way."""
+    if isinstance(dataset, CategoryDataset):
+        return all(map(_read_by_anomalib, dataset.datasets.values()))
+    reader = getattr(type(dataset), "__getitem__", None)
+    return reader in {AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__, PredictDataset.__getitem__}
 
 
 def _inspect(path: str, look: Callable[[Image.Image], Any], cause: BaseException | None = None) -> Any:  # noqa: ANN401
