@@ -17,8 +17,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-from anomalib_transfusion.data.category_dataset import CategoryDataset
-
 from .mask_files import check_masks
 from .transforms import check_augmentations
 
@@ -181,6 +179,9 @@ def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
 
 def _read_by_anomalib(dataset: Any) -> bool:  # noqa: ANN401
     """Tell whether a data set reads its files as anomalib does, in 8 bits, and not in its own way."""
+    # Not above: it would be half imported where the models are imported first.
+    from anomalib_transfusion.data.category_dataset import CategoryDataset
+
     if isinstance(dataset, CategoryDataset):
         return all(map(_read_by_anomalib, dataset.datasets.values()))
     reader = getattr(type(dataset), "__getitem__", None)
