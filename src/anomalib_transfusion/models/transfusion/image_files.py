@@ -17,10 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
+from anomalib_transfusion.alignment import check_upright, cover_each_other, orientation_of
+
 from .mask_files import check_masks
 from .transforms import check_augmentations
 
-__all__ = ["ImageFiles", "evaluated_images", "read_image_file"]
+__all__ = ["ImageFiles", "evaluated_images", "read_image_file", "training_images"]
 
 # Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
 SPOILT_MODES = {
@@ -132,7 +134,23 @@ def evaluated_images(trainer: Trainer) -> Iterator[str]:
     Yields:
         The paths, of all processes together.
     """
-    loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
+    yield from _paths(trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders)
+
+
+def training_images(trainer: Trainer) -> Iterator[str]:
+    """Yield the paths of the training images, where the data sets tell them beforehand.
+
+    Args:
+        trainer: The trainer, whose run has begun.
+
+    Yields:
+        The paths, of all processes together.
+    """
+    yield from _paths(trainer.train_dataloader)
+
+
+def _paths(loaders: Any) -> Iterator[str]:  # noqa: ANN401
+    """Yield the paths of the images of one or several data loaders."""
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
         dataset: Any = getattr(loader, "dataset", None)
         if hasattr(dataset, "image_filenames"):
@@ -203,24 +221,35 @@ def _inspect(path: str, look: Callable[[Image.Image], Any], cause: BaseException
         raise ValueError(msg) from cause or error
 
 
+def _head(path: str, what: str) -> tuple[str, tuple[int, int]]:
+    """Return the mode and the size (width, height) of an image.
+
+    Raises:
+        ValueError: If it cannot be read, or some programs would turn it; names the file.
+    """
+    mode, size, orientation = _inspect(path, lambda file: (file.mode, file.size, orientation_of(file)))
+    check_upright(orientation, path, what)
+    return mode, size
+
+
 def _checked_head(image: str, mask: str | None) -> tuple[int, int]:
     """Return the width and height of an image.
 
     Raises:
         ValueError: If the image or its mask would not be read as what it is; names the file.
     """
-    mode, size = _inspect(image, lambda file: (file.mode, file.size))
+    mode, size = _head(image, "image")
     problem = SIXTEEN_BIT if mode.startswith("I;16") else SPOILT_MODES.get(mode)
     if problem:
         msg = f"The image {image} holds {problem}. Convert it to 8 bits a channel, or take it out of the data set."
         raise ValueError(msg)
     if mask is not None:
-        mask_mode, (width, height) = _inspect(mask, lambda file: (file.mode, file.size))
+        mask_mode, (width, height) = _head(mask, "mask")
         if mask_mode in SPOILT_MODES and mask_mode != "I":
             msg = f"The mask {mask} holds {SPOILT_MODES[mask_mode]}. Save it with 8 bits: 0, and 255 on the defect."
             raise ValueError(msg)
         # A mask of half the image's size is fine: both are resized to the size of the network's input.
-        if abs(width * size[1] - height * size[0]) > max(*size, width, height):
+        if not cover_each_other((width, height), size):
             msg = (
                 f"The mask {mask} has {width}x{height} pixels (width x height), but its image {image} has "
                 f"{size[0]}x{size[1]}: they do not cover each other. Replace the mask by one of the image's size."

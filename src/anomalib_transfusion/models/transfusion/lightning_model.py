@@ -29,7 +29,7 @@ from .distributed import drop_repeated_images, keep_repeated_images_in_company, 
 from .evaluation import SeenLabels, check_metrics, default_evaluator
 from .export import LoopExport
 from .hyper_parameters import PlainHyperparameters, check_readable
-from .image_files import ImageFiles
+from .image_files import ImageFiles, training_images
 from .learning_rate import drop_rate, renew_rate
 from .loss import LossTerms, TransFusionLoss
 from .numerics import ImageGuard, LossGuard, seed_from, seeded
@@ -384,7 +384,8 @@ class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ig
         self._seed_epoch(self._first_epoch)
 
     def on_train_start(self) -> None:
-        """Let a resumed training have the learning rate and weight decay of this model."""
+        """Look at the foreground masks, and let a resumed training have this model's learning rate and weight decay."""
+        self.sampler.check_foreground(training_images(self.trainer))
         if self._resumed:
             renew_rate(self.trainer, self.learning_rate, self.weight_decay)
 

@@ -4,6 +4,7 @@
 """From normal images to training samples: synthetic anomalies at a random timestep of the forward process."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -146,6 +147,19 @@ class TrainingSampler:
         if self.foreground not in {"none", "estimate"}:
             self._foreground_masks = ForegroundMasks.from_folder(Path(self.foreground), size)
         self._size = size
+
+    def check_foreground(self, image_paths: Iterable[str]) -> None:
+        """Look at the foreground masks of all training images, where there is a folder of them.
+
+        Args:
+            image_paths: Files of the images.
+
+        Raises:
+            FileNotFoundError: If an image has no mask.
+            ValueError: If a mask is no mask of its image.
+        """
+        if self._foreground_masks is not None:
+            self._foreground_masks.check(image_paths)
 
     def __call__(
         self,
