@@ -25,6 +25,7 @@ from anomalib_transfusion.data.demo_defects import crack
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
 from anomalib_transfusion.training.evaluation import AUROC, F1Score, check_metrics
 from anomalib_transfusion.training.image_files import read_image_file
+from anomalib_transfusion.training.mask_files import check_masks
 from conftest import SURFACE
 
 ARCHIVE = DOWNLOAD_INFO.url.rsplit("/", maxsplit=1)[-1]
@@ -60,6 +61,13 @@ def mask_of_another_shape(surface_root, tmp_path, tiny):
     category = copied(surface_root, tmp_path)
     picture(category / "ground_truth/crack/000_mask.png", (64, 30), "L")
     run_on(category, tiny)
+
+
+def mask_of_two_grays(tmp_path):
+    mask = Image.new("L", (8, 8), 2)
+    mask.putpixel((3, 3), 255)
+    mask.save(tmp_path / "000_mask.png")
+    check_masks([str(tmp_path / "000_mask.png")])
 
 
 def batch_beyond_the_memory(surface_root, tmp_path, tiny):
@@ -183,6 +191,27 @@ DATA = [
             "of 9000x9000 pixels, a batch of 1000",
             "GiB of this computer",
             "Choose a smaller batch size (--data.eval_batch_size",
+        ),
+    ),
+    *in_module(
+        "training/mask_files.py",
+        Message(
+            "{} {}. Metrics",
+            mask_of_two_grays,
+            ValueError,
+            "000_mask.png: values 2, 255, 100.0% of the image",
+            "without a pixel of 0, the value of the background",
+            "Save them with 0 and 255",
+            function="_refuse",
+        ),
+        Message(
+            "{} {}.",
+            lambda tmp_path: check_masks([str(picture(tmp_path / "000_mask.png", mode="L"))]),
+            UserWarning,
+            "000_mask.png: value 0, 0.0% of the image",
+            "without a defect",
+            "Draw the defect, or move the image to the good ones",
+            function="_doubt",
         ),
     ),
     *in_module(

@@ -33,6 +33,26 @@ def other_mask(tmp_path):
     ForegroundMasks.from_folder(tmp_path / "masks", 32).lookup(["good/000.png"])
 
 
+def black_mask(tmp_path):
+    picture(tmp_path / "masks/000.png", mode="L")
+    ForegroundMasks.from_folder(tmp_path / "masks", 32).lookup(["good/000.png"])
+
+
+def mask_of_another_shape(tmp_path):
+    image = picture(tmp_path / "good/000.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (32, 16), 255).save(tmp_path / "masks/000.png")
+    ForegroundMasks.from_folder(tmp_path / "masks", 32).check([str(image)])
+
+
+def turned_mask(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (32, 32), 255).save(tmp_path / "masks/000.png", exif=exif)
+    ForegroundMasks.from_folder(tmp_path / "masks", 32).lookup(["good/000.png"])
+
+
 def textures_of_another_size(tmp_path):
     bank = TextureBank.from_folder(picture(tmp_path / "texture.png").parent, (16, 16))
     AnomalyGenerator(bank)(IMAGES)
@@ -80,6 +100,33 @@ SYNTHESIS = [
             "2 foreground masks for",
             str(Path("masks/up/000.png")),
             "Keep one, or put it into a folder named good",
+        ),
+        Message(
+            "The foreground mask {} marks nothing",
+            black_mask,
+            ValueError,
+            "its values are 0 to 0",
+            "expected are some above 127, on the object",
+            "Save it with 255 there and 0 elsewhere",
+        ),
+        Message(
+            "The foreground mask {} has {}x{}",
+            mask_of_another_shape,
+            ValueError,
+            "000.png has 32x16 pixels",
+            "they do not cover each other",
+            "Replace the mask by one of the image's size",
+        ),
+    ),
+    *in_module(
+        "alignment.py",
+        Message(
+            "The {} {} has the EXIF orientation",
+            turned_mask,
+            ValueError,
+            "000.png has the EXIF orientation 6, to be shown turned clockwise by 90 degrees",
+            "anomalib reads its pixels as they are stored",
+            "Turn the pixels of all such files",
         ),
     ),
     *in_module(

@@ -58,6 +58,11 @@ class CategoryDataset(AnomalibDataset):
         self.samples.attrs["task"] = next(iter(by_task), "classification")
 
     @property
+    def datasets(self) -> Mapping[str, AnomalibDataset]:
+        """The data set of each category, which reads its images."""
+        return self._datasets
+
+    @property
     def augmentations(self) -> Transform | None:
         """The transform of the images and masks of all categories."""
         return self._augmentations

@@ -9,6 +9,7 @@ from typing import Any
 from anomalib_transfusion.checks import check_arguments
 from anomalib_transfusion.synthesis.sources import TextureResize
 from anomalib_transfusion.training.anomalies import AnomalySource, TextureSource
+from anomalib_transfusion.training.image_files import training_images
 
 from .base import DetectorMixin
 
@@ -67,3 +68,8 @@ class SyntheticAnomaliesMixin(DetectorMixin):
         if self.input_size is not None:
             self.sampler.build(self.input_size)
         super().on_fit_start()
+
+    def on_train_start(self) -> None:
+        """Look at the foreground masks of the training images before the first step."""
+        self.sampler.check_foreground(training_images(self.trainer))
+        super().on_train_start()

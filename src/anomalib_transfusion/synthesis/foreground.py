@@ -4,18 +4,22 @@
 """Where anomalies may be: estimated from the images, or read from masks in a folder."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from anomalib_transfusion.alignment import check_upright, cover_each_other, orientation_of
 from anomalib_transfusion.synthesis.augmentation import send
 from anomalib_transfusion.synthesis.sources import CACHE_BYTES, IMAGE_SUFFIXES, as_size, find_images, read_image
 
 DILATION = 5
+HALF = 127
 MASK_SUFFIX = "_mask"
 
 # Otsu's separability is the share of the variance that lies between the two classes. It is 0.64 for a Gaussian and
@@ -215,13 +219,47 @@ class ForegroundMasks:
         if file in self._cache:
             self._cache.move_to_end(file)
             return self._cache[file]
-        mask = cv2.resize(read_image(file, cv2.IMREAD_GRAYSCALE), (self.size[1], self.size[0]))
+        stored = read_image(file, cv2.IMREAD_GRAYSCALE)
+        with Image.open(file) as head:
+            check_upright(orientation_of(head), file, "foreground mask")
+        if stored.max() <= (0 if self.soft else HALF):
+            msg = (
+                f"The foreground mask {file} marks nothing: its values are {stored.min()} to {stored.max()}, and "
+                f"expected are some above {0 if self.soft else HALF}, on the object. Save it with 255 there and 0 "
+                "elsewhere, or estimate the foreground or go without."
+            )
+            raise ValueError(msg)
+        mask = cv2.resize(stored, (self.size[1], self.size[0]))
         if not self.soft:
-            mask = cv2.dilate((mask > 127).astype(np.uint8), np.ones((DILATION, DILATION), np.uint8))
+            mask = cv2.dilate((mask > HALF).astype(np.uint8), np.ones((DILATION, DILATION), np.uint8))
         self._cache[file] = mask
         if len(self._cache) > self._capacity:
             self._cache.popitem(last=False)
         return mask
+
+    def check(self, image_paths: Iterable[str]) -> None:
+        """Read the masks of images beforehand, as many as are kept, and compare their sizes.
+
+        Args:
+            image_paths: Files of the images.
+
+        Raises:
+            FileNotFoundError: If an image has no mask.
+            ValueError: If an image has more than one, or a mask cannot be decoded, marks nothing or does not cover its
+                image.
+        """
+        for path in map(Path, image_paths):
+            self._load(path)
+            file = self._find(path)
+            with Image.open(path) as image, Image.open(file) as mask:
+                size, other = image.size, mask.size
+            if not cover_each_other(size, other):
+                msg = (
+                    f"The foreground mask {file} has {other[0]}x{other[1]} pixels (width x height), but its image "
+                    f"{path} has {size[0]}x{size[1]}: they do not cover each other. Replace the mask by one of the "
+                    "image's size; where one of them is a turned photograph, turn the mask."
+                )
+                raise ValueError(msg)
 
     def lookup(self, image_paths: list[str], device: torch.device | str = "cpu") -> Tensor:
         """Read the masks of a batch of images.
@@ -235,7 +273,7 @@ class ForegroundMasks:
 
         Raises:
             FileNotFoundError: If an image has no mask.
-            ValueError: If an image has more than one, or a mask cannot be decoded.
+            ValueError: If an image has more than one, or a mask cannot be decoded, marks nothing or is to be turned.
         """
         masks = np.stack([self._load(Path(path)) for path in image_paths])
         return send(torch.from_numpy(masks), device).unsqueeze(1).float() / (255 if self.soft else 1)

@@ -41,7 +41,9 @@ PHOTOGRAPHS = (
 
 
 def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode an image file with OpenCV.
+    """Decode an image file with OpenCV, as it is stored: what EXIF says about its orientation is left alone.
+
+    anomalib reads images so, and what is made of them has to lie on them.
 
     Args:
         path: The file.
@@ -55,7 +57,7 @@ def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     """
     # imdecode instead of imread: imread cannot open paths with non-ASCII characters on Windows.
     encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    image = cv2.imdecode(encoded, flags) if encoded.size else None
+    image = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION) if encoded.size else None
     if image is None:
         msg = f"{path} cannot be decoded as an image; it is damaged or of another format. Replace or remove the file."
         raise ValueError(msg)

@@ -5,7 +5,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -120,6 +120,19 @@ class AnomalySource(ABC):
         if self.foreground not in {"none", "estimate"}:
             self._foreground_masks = ForegroundMasks.from_folder(Path(self.foreground), size)
         self._size = size
+
+    def check_foreground(self, image_paths: Iterable[str]) -> None:
+        """Look at the foreground masks of all training images, where there is a folder of them.
+
+        Args:
+            image_paths: Files of the images.
+
+        Raises:
+            FileNotFoundError: If an image has no mask.
+            ValueError: If a mask is no mask of its image.
+        """
+        if self._foreground_masks is not None:
+            self._foreground_masks.check(image_paths)
 
     def draw(self, images: torch.Tensor, image_paths: list[str] | None = None) -> Any:  # noqa: ANN401
         """Draw anomalies for a batch.

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataset
+from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
 from anomalib.data.predict import PredictDataset  # anomalib.data has it late, and may be half imported here
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
+from anomalib_transfusion.alignment import check_upright, cover_each_other, orientation_of
+
+from .mask_files import check_masks
 from .transforms import check_augmentations
 
-__all__ = ["ImageFiles", "evaluated_images", "read_image_file"]
+__all__ = ["ImageFiles", "evaluated_images", "read_image_file", "training_images"]
 
 # Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
 SPOILT_MODES = {
@@ -30,9 +34,10 @@ SIXTEEN_BIT = "16-bit grey values, of which all above 255 would become white"
 
 
 class ImageFiles(Callback):
-    """Looks into the head of each image file before a run starts, and for the file behind an error of its data loader.
+    """Looks into the files of a run before it starts, and for the file behind an error of its data loader.
 
-    Reading a head takes a fraction of a millisecond. Data sets that read their files themselves are left alone.
+    Of images the head is read, which takes a fraction of a millisecond, of the masks of defects all. Data sets that
+    read their files themselves are left alone.
     """
 
     def __init__(self) -> None:
@@ -85,6 +90,7 @@ class ImageFiles(Callback):
 
     def _check(self, trainer: Trainer) -> None:
         """Raise ValueError if a file that this run is to read cannot be read as what it is; names it."""
+        masks: dict[str, None] = {}
         for dataset, batch_size in _datasets(trainer):
             check_augmentations(dataset)
             sizes: dict[str, tuple[int, int]] = {}
@@ -92,7 +98,11 @@ class ImageFiles(Callback):
                 if (image, mask) not in self._checked:
                     sizes[image] = _checked_head(image, mask)
                     self._checked.add((image, mask))
+                    masks.update({mask: None} if mask else {})
             _check_memory(sizes, batch_size)
+        # A prediction compares nothing with them.
+        if not trainer.predicting:
+            check_masks(list(masks))
 
 
 def read_image_file(path: str | Path) -> Image.Image:
@@ -124,7 +134,23 @@ def evaluated_images(trainer: Trainer) -> Iterator[str]:
     Yields:
         The paths, of all processes together.
     """
-    loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
+    yield from _paths(trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders)
+
+
+def training_images(trainer: Trainer) -> Iterator[str]:
+    """Yield the paths of the training images, where the data sets tell them beforehand.
+
+    Args:
+        trainer: The trainer, whose run has begun.
+
+    Yields:
+        The paths, of all processes together.
+    """
+    yield from _paths(trainer.train_dataloader)
+
+
+def _paths(loaders: Any) -> Iterator[str]:  # noqa: ANN401
+    """Yield the paths of the images of one or several data loaders."""
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
         dataset: Any = getattr(loader, "dataset", None)
         if hasattr(dataset, "image_filenames"):
@@ -144,23 +170,40 @@ def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:
     ):
         loaders.extend(loader if isinstance(loader, list | tuple) else [loader])
     yield from ((loader.dataset, loader.batch_size or 1) for loader in loaders if hasattr(loader, "dataset"))
-    # Lightning asks for the validation images only when it validates, which may be after days.
+    # Lightning asks for the validation images only when it validates, which may be after days, and anomalib tests then.
     datamodule: Any = getattr(trainer, "datamodule", None)
-    if trainer.state.fn == TrainerFn.FITTING and hasattr(datamodule, "val_data"):
-        yield datamodule.val_data, getattr(datamodule, "eval_batch_size", 1)
+    if trainer.state.fn == TrainerFn.FITTING:
+        for name in ("val_data", "test_data"):
+            if hasattr(datamodule, name):
+                yield getattr(datamodule, name), getattr(datamodule, "eval_batch_size", 1)
 
 
 def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
     """Yield the images of a data set with their masks, where anomalib reads them."""
-    read_by = getattr(type(dataset), "__getitem__", None)
-    if read_by is PredictDataset.__getitem__:
-        yield from ((str(path), None) for path in dataset.image_filenames)
-    elif read_by is AnomalibDataset.__getitem__:
+    if _read_by_anomalib(dataset):
+        if isinstance(dataset, PredictDataset):
+            yield from ((str(path), None) for path in dataset.image_filenames)
+            return
         samples = dataset.samples
         masks = samples.mask_path if "mask_path" in samples else [None] * len(samples)
         for image, mask, label in zip(samples.image_path, masks, samples.label_index, strict=True):
-            # Where there is no defect, the mask is not read: it is empty.
-            yield str(image), str(mask) if label == 1 and isinstance(mask, str | os.PathLike) and str(mask) else None
+            # Of several kinds of defects in one image there may be a mask each. Of a good image none is read.
+            several = mask if isinstance(mask, list | tuple) else [mask]
+            read = [str(one) for one in several if label == 1 and isinstance(one, str | os.PathLike) and str(one)]
+            if not read:
+                yield str(image), None
+            yield from ((str(image), one) for one in read)
+
+
+def _read_by_anomalib(dataset: Any) -> bool:  # noqa: ANN401
+    """Tell whether a data set reads its files as anomalib does, in 8 bits, and not in its own way."""
+    # Not above: it would be half imported where the models are imported first.
+    from anomalib_transfusion.data.category_dataset import CategoryDataset
+
+    if isinstance(dataset, CategoryDataset):
+        return all(map(_read_by_anomalib, dataset.datasets.values()))
+    reader = getattr(type(dataset), "__getitem__", None)
+    return reader in {AnomalibDataset.__getitem__, MVTecLOCODataset.__getitem__, PredictDataset.__getitem__}
 
 
 def _inspect(path: str, look: Callable[[Image.Image], Any], cause: BaseException | None = None) -> Any:  # noqa: ANN401
@@ -178,24 +221,35 @@ def _inspect(path: str, look: Callable[[Image.Image], Any], cause: BaseException
         raise ValueError(msg) from cause or error
 
 
+def _head(path: str, what: str) -> tuple[str, tuple[int, int]]:
+    """Return the mode and the size (width, height) of an image.
+
+    Raises:
+        ValueError: If it cannot be read, or some programs would turn it; names the file.
+    """
+    mode, size, orientation = _inspect(path, lambda file: (file.mode, file.size, orientation_of(file)))
+    check_upright(orientation, path, what)
+    return mode, size
+
+
 def _checked_head(image: str, mask: str | None) -> tuple[int, int]:
     """Return the width and height of an image.
 
     Raises:
         ValueError: If the image or its mask would not be read as what it is; names the file.
     """
-    mode, size = _inspect(image, lambda file: (file.mode, file.size))
+    mode, size = _head(image, "image")
     problem = SIXTEEN_BIT if mode.startswith("I;16") else SPOILT_MODES.get(mode)
     if problem:
         msg = f"The image {image} holds {problem}. Convert it to 8 bits a channel, or take it out of the data set."
         raise ValueError(msg)
     if mask is not None:
-        mask_mode, (width, height) = _inspect(mask, lambda file: (file.mode, file.size))
+        mask_mode, (width, height) = _head(mask, "mask")
         if mask_mode in SPOILT_MODES and mask_mode != "I":
             msg = f"The mask {mask} holds {SPOILT_MODES[mask_mode]}. Save it with 8 bits: 0, and 255 on the defect."
             raise ValueError(msg)
         # A mask of half the image's size is fine: both are resized to the size of the network's input.
-        if abs(width * size[1] - height * size[0]) > max(*size, width, height):
+        if not cover_each_other((width, height), size):
             msg = (
                 f"The mask {mask} has {width}x{height} pixels (width x height), but its image {image} has "
                 f"{size[0]}x{size[1]}: they do not cover each other. Replace the mask by one of the image's size."
