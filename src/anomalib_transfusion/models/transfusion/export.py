@@ -72,6 +72,8 @@ class LoopExport(ExportMixin):
     ) -> Path:
         """Export to ONNX: pre-processing, reverse process, anomaly map, score and normalisation in one graph.
 
+        In single precision, also of weights in another, in which runtimes lack operations.
+
         Args:
             export_root (Path | str): Path to the output folder.
             model_file_name (str): Name of the exported model.
@@ -98,7 +100,7 @@ class LoopExport(ExportMixin):
             raise ValueError(msg)
         unroll = kwargs.pop("unroll", False)
         kwargs.setdefault("opset_version", OPSET_VERSION)
-        with _as_before(self), _without_gradients(self):  # type: ignore[arg-type]
+        with _as_before(self), _without_gradients(self), _in_single_precision(self):  # type: ignore[arg-type]
             path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
         _tidy(path, len(self.model.inference_timesteps) if unroll else None)
         return path
@@ -179,6 +181,20 @@ def _without_gradients(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad = True
+
+
+@contextmanager
+def _in_single_precision(module: nn.Module) -> Iterator[None]:
+    """Have all weights of a module in single precision, and give them back as they were."""
+    tensors = [*module.parameters(), *module.buffers()]
+    kept = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point() and tensor.dtype != torch.float32]
+    for tensor, data in kept:
+        tensor.data = data.float()
+    try:
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
 
 
 def _tidy(path: Path, num_steps: int | None) -> None:

@@ -3,7 +3,7 @@
 
 """TransFusion for anomalib's engine: training, validation, testing and prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import Compose, Resize
 from anomalib_transfusion.synthesis.sources import TextureResize
 from anomalib_transfusion.visualization import ResultSheet, TrainingGrid
 
-from .acceleration import Precision
+from .acceleration import Precision, buffers_kept, check_trainable
 from .checkpoint import import_official, infer_architecture, read_official
 from .compatibility import check_compatible
 from .distributed import drop_repeated_images, keep_repeated_images_in_company, share_statistics
@@ -311,6 +311,12 @@ class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ig
         if self.input_size is not None:
             check_image_size(self.input_size, self.model.network.stride)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "TransFusion":
+        """Convert weights or move everything; the post-processor's threshold stays in its precision."""
+        kept = self.post_processor.modules() if isinstance(self.post_processor, PostProcessor) else ()
+        with buffers_kept(*kept):
+            return super()._apply(fn, recurse)  # type: ignore[return-value]
+
     def prepare_data(self) -> None:
         """Download the texture photographs where they are needed and absent: for training only.
 
@@ -352,9 +358,12 @@ class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ig
 
         Raises:
             TypeError: If a hyper-parameter of a subclass cannot be read back from a checkpoint.
-            ValueError: If there are too few images for the processes, or a metric asks for what there will not be.
+            ValueError: If there are too few images for the processes, a metric asks for what there will not be, or
+                weights in 16 bits are to be trained.
         """
         super().setup(stage)
+        if stage == "fit":
+            check_trainable(self.model.network, self.trainer.precision)
         if stage != "predict":
             check_metrics(self)
         if stage == "fit" and self.trainer.checkpoint_callbacks:
@@ -417,7 +426,7 @@ class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ig
         seed = seed_from(self._seed, self.global_rank, self.current_epoch, step)
         # What is drawn must not depend on the precision of the training.
         with seeded(seed, images.device), torch.autocast(images.device.type, enabled=False):
-            sample = self.sampler(images, self.model.beta, batch.image_path)
+            sample = self.sampler(images.float(), self.model.beta, batch.image_path)
         prediction = self.model(sample.x_t, sample.previous_mask, sample.timestep)
         losses: LossTerms = self.loss(
             prediction,
