@@ -47,6 +47,11 @@ def compiler_that_fails(tiny):
     model(IMAGES)
 
 
+def training_in_16_bits(tiny, surface, tmp_path):
+    model = tiny().half()
+    Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=1).fit(model, datamodule=surface)
+
+
 def more_processes_than_images(tiny, surface):
     """Only the processes that a trainer is told of count here; none is started."""
     surface.setup()
@@ -123,6 +128,14 @@ PARAMETERS = [
             "precision='half'",
             "auto, single, bfloat16",
             "choose one of",
+        ),
+        Message(
+            "{} cannot be trained",
+            training_in_16_bits,
+            ValueError,
+            "weights of torch.float16",
+            "expected weights in 32 or 64 bits",
+            "model.float()",
         ),
         Message(
             "The network cannot be compiled here",

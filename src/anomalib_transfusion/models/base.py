@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_transfusion.checks import check_arguments, check_image_size
-from anomalib_transfusion.networks.acceleration import Precision
+from anomalib_transfusion.networks.acceleration import Precision, check_trainable
 from anomalib_transfusion.training.compatibility import check_compatible, check_weights
 from anomalib_transfusion.training.distributed import (
     drop_repeated_images,
@@ -102,7 +102,6 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
 
         self.watched = 0
         """Number of samples that the next training step is to show."""
-
         self._image_guard = ImageGuard()
         self._loss_guard = LossGuard()
 
@@ -205,9 +204,11 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
 
         Raises:
             TypeError: If a hyper-parameter of a subclass cannot be read back from a checkpoint.
-            ValueError: If there are too few images for the processes, or a metric asks for what there will not be.
+            ValueError: If there are too few images, a metric lacks what it asks for, or weights are trained in 16 bits.
         """
         super().setup(stage)
+        if stage == "fit":
+            check_trainable(self.model, self.trainer.precision)
         if stage != "predict":
             check_metrics(self)
         if stage == "fit" and self.trainer.checkpoint_callbacks:

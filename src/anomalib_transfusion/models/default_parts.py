@@ -3,13 +3,17 @@
 
 """The parts that a model has where the user chose none: pre-processor, evaluator, visualizer."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from anomalib import LearningType
 from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Resize
 
+from anomalib_transfusion.networks.acceleration import buffers_kept
 from anomalib_transfusion.training.evaluation import default_evaluator
 from anomalib_transfusion.visualization import ResultSheet
 
@@ -20,6 +24,14 @@ DEFAULT_IMAGE_SIZE = (256, 256)
 
 class DefaultParts:
     """Stands in front of :class:`AnomalibModule` among the bases of a model."""
+
+    post_processor: Any
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:  # noqa: ANN401
+        """Convert weights or move everything; the post-processor's threshold stays in its precision."""
+        kept = self.post_processor.modules() if isinstance(self.post_processor, PostProcessor) else ()
+        with buffers_kept(*kept):
+            return super()._apply(fn, recurse)  # type: ignore[misc]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from anomalib.deploy import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 from torch import nn
@@ -39,6 +40,8 @@ class GraphExport(ExportMixin):
     ) -> Path:
         """Export to ONNX: pre-processing, model and normalisation in one graph.
 
+        In single precision, also of weights in another, in which runtimes lack operations.
+
         Args:
             export_root (Path | str): Path to the output folder.
             model_file_name (str): Name of the exported model.
@@ -62,7 +65,7 @@ class GraphExport(ExportMixin):
             )
             raise ValueError(msg)
         kwargs.setdefault("opset_version", OPSET_VERSION)
-        with as_before(self), _without_gradients(self):  # type: ignore[arg-type]
+        with as_before(self), _without_gradients(self), _in_single_precision(self):  # type: ignore[arg-type]
             path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
         self.tidy(path)
         return path
@@ -164,6 +167,20 @@ def _without_gradients(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad = True
+
+
+@contextmanager
+def _in_single_precision(module: nn.Module) -> Iterator[None]:
+    """Have all weights of a module in single precision, and give them back as they were."""
+    tensors = [*module.parameters(), *module.buffers()]
+    kept = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point() and tensor.dtype != torch.float32]
+    for tensor, data in kept:
+        tensor.data = data.float()
+    try:
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
 
 
 def drop_notes(graph: "onnx.GraphProto") -> None:

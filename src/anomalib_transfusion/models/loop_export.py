@@ -61,6 +61,8 @@ class LoopExport(GraphExport):
     ) -> Path:
         """Export to ONNX: pre-processing, reverse process, anomaly map, score and normalisation in one graph.
 
+        In single precision, also of weights in another, in which runtimes lack operations.
+
         Args:
             export_root (Path | str): Path to the output folder.
             model_file_name (str): Name of the exported model.

@@ -24,14 +24,21 @@ def seed_from(*key: int) -> int:
 def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
     """Draw from generators with this seed; outside, torch's generators go on as if nothing was drawn.
 
+    The numbers are the same in any precision of the trainer, which sets torch's default type for a step.
+
     Args:
         seed: Seed of torch's global generators inside.
         device: Device on which numbers are drawn, beside the CPU.
     """
     devices = [] if device.type == "cpu" else [device]
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         torch.manual_seed(seed)
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 class _Guard(ABC):

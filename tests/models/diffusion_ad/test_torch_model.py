@@ -166,6 +166,42 @@ def test_bfloat16_gives_nearly_the_same_maps(model):
     assert all(torch.isfinite(term) and term.dtype == torch.float32 for term in terms)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float16, 4e-3), (torch.bfloat16, 3e-2), (torch.float64, 1e-5)],
+)
+@pytest.mark.parametrize("of_images", [torch.float16, torch.float32, torch.float64])
+def test_weights_in_other_precisions(dtype, tolerance, of_images):
+    """The noise and its rates stay those of single precision, and so nearly do the results."""
+    model, images = build(noise_draws=2), (photograph(2, 64, 64) * 128).round() / 128
+    expected, before = model.predict(images)
+    model.to(dtype)
+    found, denoised = model.predict(images.to(of_images))
+    precise = torch.promote_types(dtype, torch.float32)
+    assert {weight.dtype for weight in model.parameters()} == {dtype}
+    assert found.anomaly_map.dtype == denoised.reconstruction.dtype == precise
+    # Random weights amplify rounding as trained ones do not.
+    assert (found.anomaly_map - expected.anomaly_map).abs().mean() < tolerance
+    assert (denoised.reconstruction - before.reconstruction).abs().mean() < tolerance / 4
+    fresh = build(noise_draws=2)
+    assert torch.equal(model.test_noise, fresh.test_noise)
+    assert torch.equal(model.rate_tables, fresh.rate_tables)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_training_step_in_other_precisions(dtype):
+    losses = {}
+    for precision in (torch.float32, dtype):
+        torch.manual_seed(5)
+        model = build().to(precision)
+        terms = step(model, photograph(2, 64, 64).to(precision), torch.tensor([0, 1]))
+        assert terms.total.dtype == torch.promote_types(precision, torch.float32)
+        assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+        losses[precision] = terms.total.item()
+    rounding = 0.02 if dtype == torch.bfloat16 else 1e-5
+    assert losses[dtype] == pytest.approx(losses[torch.float32], rel=rounding)
+
+
 def test_tiles(model):
     """Networks see tiles, so that a tile of an image has the map that it has as an image with the same noise."""
     tiled = copy.deepcopy(model)

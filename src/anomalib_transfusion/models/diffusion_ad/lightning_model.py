@@ -192,7 +192,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         """Blend anomalies into normal images, add noise at both scales, and compute the loss."""
         images: torch.Tensor = batch.image  # type: ignore[assignment]
         with self.drawing(images.device):
-            sample = self.sampler(images, self.model, batch.image_path)
+            sample = self.sampler(images.float(), self.model, batch.image_path)
         prediction = self.model(sample.images, sample.timestep, sample.target.noise)
         if self.watched:
             self.training_panels = panels_of(sample, prediction, self.watched)

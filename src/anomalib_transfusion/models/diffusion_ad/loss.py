@@ -185,10 +185,11 @@ class DiffusionADLoss(nn.Module):
         check_shape("The Target's label", target.label, batch)
         check_shape("The Prediction's mask_logits", prediction.mask_logits, batch, 1, *size)
         with torch.autocast(prediction.noise.device.type, enabled=False):
-            logits, mask = prediction.mask_logits.float(), target.mask.float()
+            dtype = torch.promote_types(prediction.mask_logits.dtype, torch.float32)
+            logits, mask = prediction.mask_logits.to(dtype), target.mask.to(dtype)
             entropy = cross_entropy(logits, mask, self.focal_from_logits)
             terms = (
-                self.noise_weight * noise_loss(prediction.noise.float(), target.noise.float(), target.label),
+                self.noise_weight * noise_loss(prediction.noise.to(dtype), target.noise.to(dtype), target.label),
                 self.focal_weight * focal_loss(entropy, self.focal_alpha, self.focal_gamma).mean(),
                 self.smooth_l1_weight * F.smooth_l1_loss(logits.sigmoid(), mask),
             )

@@ -3,7 +3,7 @@
 
 """DiffusionAD as a PyTorch module: images in, anomaly maps and scores out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,9 +16,11 @@ from anomalib_transfusion.checks import check_arguments, check_images, check_sha
 from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
+    buffers_kept,
     check_precision,
     prefers_channels_last,
     run_network,
+    working_dtype,
 )
 from anomalib_transfusion.networks.gaussian import (
     Rates,
@@ -97,7 +99,9 @@ class DiffusionADModel(nn.Module):
         num_groups: Groups of its normalization.
         segmentation_width: Channels of the segmentation network at the highest resolution, 1 to 1024.
         precision: Of the networks' matrix products: ``bfloat16``, ``single`` (published), or ``auto`` for bfloat16
-            where the device is faster with it. Weights, losses and the diffusion stay in single precision.
+            where the device is faster with it. Weights, losses and the diffusion stay in single precision. Weights that
+            were converted, as by ``half()``, decide alone; results are in single precision, with double weights in
+            double.
         channels_last: Whether the networks compute in channels-last memory; ``None``: where it is faster.
         checkpointing: Whether training saves memory by running the reconstruction network's stages a second time in the
             backward pass; results do not change.
@@ -202,6 +206,11 @@ class DiffusionADModel(nn.Module):
             check_tiler(tiler, self.stride)
         self._tiler = tiler
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DiffusionADModel":
+        """Convert weights or move everything; rates and noise stay in single precision."""
+        with buffers_kept(self):
+            return super()._apply(fn, recurse)
+
     def forward(
         self,
         images: Tensor,
@@ -235,11 +244,12 @@ class DiffusionADModel(nn.Module):
             )
             raise ValueError(msg)
         check_images(images, self.stride)
+        images = images.to(working_dtype(self.unet))
         scales = 2 if self.noise_scales == "both" else 1
         check_shape("timestep", timestep, scales, images.shape[0])
         check_shape("noise", noise, scales, *images.shape)
         with autocast_network(self.precision, images.device):
-            denoised = self._denoise(images, timestep, noise)
+            denoised = self._denoise(images, timestep, noise.to(images.dtype))
             logits = self._segment(images, denoised.reconstruction)
         return Prediction(denoised.noise, denoised.reconstruction, logits)
 
@@ -259,7 +269,7 @@ class DiffusionADModel(nn.Module):
             for scale, bounds in ranges.items()
             if self.noise_scales in {"both", scale}
         ]
-        return Diffusion(torch.stack(drawn), torch.randn((len(drawn), *images.shape), device=images.device))
+        return Diffusion(torch.stack(drawn), _draw((len(drawn), *images.shape), images.device))
 
     @torch.no_grad()
     def predict(self, images: Tensor, noise: Tensor | None = None) -> tuple[InferenceBatch, Denoised]:
@@ -277,12 +287,13 @@ class DiffusionADModel(nn.Module):
             ValueError: If a shape is wrong, or the networks cannot divide the image's sides.
         """
         check_images(images, self.stride)
+        images = images.to(working_dtype(self.unet))
         scales = len(self.test_timestep)
         if noise is not None:
             check_shape("noise", noise, scales, *images.shape)
         timestep = self.test_timestep[:, None].expand(-1, images.shape[0])
         sums: list[Tensor] = []
-        draws = self._draw_noise(images, scales) if noise is None else [noise]
+        draws = self._draw_noise(images, scales) if noise is None else [noise.to(images.dtype)]
         # One context for all draws: a GPU converts the weights once.
         with autocast_network(self.precision, images.device):
             for drawn in draws:
@@ -298,7 +309,7 @@ class DiffusionADModel(nn.Module):
         """Return noise ``(S, B, 3, H, W)`` for each draw: the same for all images, or new where there is no seed."""
         if self.test_noise is None:
             shape = (scales, *images.shape)
-            return [torch.randn(shape, device=images.device, dtype=images.dtype) for _ in range(self.noise_draws)]
+            return [_draw(shape, images.device).to(images.dtype) for _ in range(self.noise_draws)]
         # By index, so that an exported model takes images of any size.
         rows, columns = (torch.arange(side, device=images.device) % NOISE_SIDE for side in images.shape[2:])
         noise = self.test_noise.to(images.dtype)[:, :scales, :, rows][..., columns]
@@ -335,3 +346,8 @@ class DiffusionADModel(nn.Module):
 
     def _channels_last(self, images: Tensor) -> bool:
         return prefers_channels_last(images) if self.channels_last is None else self.channels_last
+
+
+def _draw(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Draw standard normal noise: the same numbers whatever the precision of what it is added to."""
+    return torch.randn(shape, device=device, dtype=torch.float32)

@@ -157,7 +157,7 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         """Make anomalies at random timesteps in a batch of normal images, and compute the loss."""
         images: torch.Tensor = batch.image  # type: ignore[assignment]
         with self.drawing(images.device):
-            sample = self.sampler(images, self.model.beta, batch.image_path)
+            sample = self.sampler(images.float(), self.model.beta, batch.image_path)
         prediction = self.model(sample.x_t, sample.previous_mask, sample.timestep)
         beta = self.model.beta[sample.timestep].view(-1, 1, 1, 1)
         previous_beta = self.model.beta[sample.timestep - 1].view(-1, 1, 1, 1)

@@ -154,7 +154,10 @@ class TransFusionLoss(nn.Module):
             check_shape(name, tensor, batch, 1, 1, 1)
         # Under autocast the heads give half precision, in which SSIM's variances cancel to noise.
         with torch.autocast(x_t.device.type, enabled=False):
-            anomaly, normal, mask_logits = (head.float() for head in prediction)
+            dtype = torch.promote_types(prediction.mask_logits.dtype, torch.float32)
+            anomaly, normal, mask_logits = (head.to(dtype) for head in prediction)
+            target = Target(*(truth.to(dtype) for truth in target))
+            x_t, beta, next_beta = (tensor.to(dtype) for tensor in (x_t, beta, next_beta))
             mask_probability = mask_logits.sigmoid()
             weighted_anomaly = beta * target.anomaly
 

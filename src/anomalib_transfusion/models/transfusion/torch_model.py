@@ -18,9 +18,11 @@ from anomalib_transfusion.models.loop_export import Carry, scan_steps
 from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
+    buffers_kept,
     check_precision,
     prefers_channels_last,
     run_network,
+    working_dtype,
 )
 from anomalib_transfusion.training.tiling import check_tiler, predict_tiles
 
@@ -98,7 +100,8 @@ class TransFusionModel(nn.Module):
         discriminative_weight: Weight lambda of the mask against the reconstruction error (Eq. 10), in [0, 1].
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
         precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
-            is faster with it. Weights, losses and the reverse process stay in single precision.
+            is faster with it. Weights, losses and the reverse process stay in single precision. Weights that were
+            converted, as by ``half()``, decide alone; results are in single precision, with double weights in double.
         channels_last: Whether the network computes in channels-last memory; ``None``: where it is faster so, in
             bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
@@ -167,6 +170,11 @@ class TransFusionModel(nn.Module):
             check_tiler(tiler, self.stride)
         self._tiler = tiler
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "TransFusionModel":
+        """Convert weights or move everything; the schedule stays in single precision."""
+        with buffers_kept(self):
+            return super()._apply(fn, recurse)
+
     def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
         """Run the network, on tiles where a tiler is set."""
         channels_last = prefers_channels_last(x_t) if self.channels_last is None else self.channels_last
@@ -212,7 +220,7 @@ class TransFusionModel(nn.Module):
         check_shape("timestep", timestep, images.shape[0])
         with autocast_network(self.precision, images.device):
             prediction = self._predict(images, previous_mask, timestep)
-        return Prediction(*(head.float() for head in prediction))
+        return Prediction(*(head.to(working_dtype(self.network)) for head in prediction))
 
     def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
         """Return anomaly maps and scores together with the masks and reconstructions behind them.
@@ -254,7 +262,7 @@ class TransFusionModel(nn.Module):
         """
         check_images(images, self.stride)
         check_range(images)
-        x_t = 2 * images - 1
+        x_t = 2 * images.to(working_dtype(self.network)) - 1
         mask = torch.zeros_like(x_t[:, :1])
         mask_sum = mask
         timesteps = self.inference_timesteps
@@ -293,7 +301,7 @@ class TransFusionModel(nn.Module):
     ) -> "_Step":
         """Take one step of the reverse process from an image ``(B, 3, H, W)`` and the mask of the step before."""
         prediction = self._predict(x_t, (mask > 0.5).to(x_t.dtype), timestep)
-        anomaly, normal, logits = (head.float() for head in prediction)
+        anomaly, normal, logits = (head.to(x_t.dtype) for head in prediction)
         mask = logits.sigmoid()
         return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta))
 
@@ -322,7 +330,7 @@ class TransFusionModel(nn.Module):
             Anomaly map in [0, 1], ``(B, 1, H, W)``. Its maximum is the image's score (Eq. 11).
         """
         reconstruction = ((process.reconstruction + 1) / 2).clamp(0, 1)
-        error = (images.clamp(0, 1) - reconstruction).square().mean(dim=1, keepdim=True)
+        error = (images.to(reconstruction.dtype).clamp(0, 1) - reconstruction).square().mean(dim=1, keepdim=True)
         weight = self.discriminative_weight
         combined = weight * process.mask + (1 - weight) * error
         return F.avg_pool2d(combined, self.filter_size, stride=1, padding=self.filter_size // 2)

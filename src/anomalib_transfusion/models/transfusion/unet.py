@@ -60,13 +60,13 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(channels, channels)
         self.frequencies = channels // 8
 
-    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
-        """Embed timesteps ``(B,)`` as ``(B, channels)``."""
+    def forward(self, timestep: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Embed timesteps ``(B,)`` as ``(B, channels)``, of this type."""
         rate = math.log(10_000) / (self.frequencies - 1)
-        frequencies = torch.exp(-rate * torch.arange(self.frequencies, device=timestep.device))
+        frequencies = torch.exp(-rate * torch.arange(self.frequencies, device=timestep.device, dtype=torch.float32))
         angles = timestep[:, None] * frequencies[None, :]
         sinusoids = torch.cat((angles.sin(), angles.cos()), dim=1)
-        return self.linear_2(F.silu(self.linear_1(sinusoids)))
+        return self.linear_2(F.silu(self.linear_1(sinusoids.to(dtype))))
 
 
 class ResidualBlock(nn.Module):
@@ -351,7 +351,7 @@ class ResUNet(nn.Module):
         if self.positional_encoding:
             rows = torch.arange(x_t.shape[2], device=x_t.device, dtype=torch.float32).sin().to(x_t.dtype)
             inputs.append(rows[None, None, :, None].expand(x_t.shape[0], 1, -1, x_t.shape[3]))
-        time = self.time_embedding(timestep)
+        time = self.time_embedding(timestep, x_t.dtype)
 
         x = torch.cat(inputs, dim=1)
         if channels_last:
