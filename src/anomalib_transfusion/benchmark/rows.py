@@ -113,6 +113,7 @@ class Row:
             **self.named(),
             "dataset": self.dataset,
             "category": self.category,
+            **({"categories": json.dumps(self.categories)} if self.categories else {}),
             "accelerator": self.accelerator,
             "seed": self.seed,
             **flatten_dict({"model": model, "data": self.data}),
