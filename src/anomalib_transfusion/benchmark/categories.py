@@ -4,12 +4,14 @@
 """Rows of one model for many categories in the table of a report: a row a category, beside models of one category."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from .metrics import KIND, METRICS, MULTI_CATEGORY, NUM_CATEGORIES, by_category
+from .metrics import KIND, METRICS, NUM_CATEGORIES, by_category, joins_categories
 
-__all__ = ["CLASS_SEPARATED", "MULTI_CLASS", "one_row_a_category", "trainings"]
+__all__ = ["CLASS_SEPARATED", "MULTI_CLASS", "categories_of", "one_row_a_category", "trainings"]
 
 #: What the literature calls one model for many categories, and one model for each.
 MULTI_CLASS, CLASS_SEPARATED = "multi-class", "class-separated"
@@ -25,22 +27,24 @@ def one_row_a_category(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Rows with these values under ``METRIC``, ``kind.NAME.METRIC`` and ``picture``, as trainings of one category have
         them. ``training`` is the number of the training, ``trained_on`` its ``category``, and ``setting`` is
-        ``multi-class``, or where the data set has such rows, ``class-separated``, or nothing. The setting is added to the
-        name of the model. A training of several categories that failed failed on all that the data set has.
+        ``multi-class``, or where the data set has such rows, ``class-separated``, or nothing. The setting is added to
+        the name of the model. What failed on all categories failed on each that the data set has.
     """
-    frame = frame.reset_index(drop=True)
-    frame = frame.assign(training=frame.index, trained_on=frame["category"], setting="")
-    joins = frame["data.class_path"].astype(str).str.rsplit(".", n=1).str[-1] == MULTI_CATEGORY
-    if not joins.any():
+    frame = frame.assign(training=range(len(frame)), trained_on=frame["category"], setting="")
+    joins = [joins_categories(path) for path in frame["data.class_path"]]
+    if not any(joins):
         return frame
-    asked = {index: _categories(row) if joins[index] else [row["category"]] for index, row in frame.iterrows()}
+    trained: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    named = [categories_of(row) if several else [row["category"]] for row, several in zip(trained, joins, strict=True)]
+    of_dataset: dict[str, dict[str, None]] = {}
+    for row, names in zip(trained, named, strict=True):
+        of_dataset.setdefault(row["dataset"], {}).update(dict.fromkeys(names))
     rows = []
-    for index, row in frame.iterrows():
+    for row, names, several in zip(trained, named, joins, strict=True):
+        values = {**row, "setting": "" if len(names) == 1 else MULTI_CLASS}
         # What failed on all categories that there are does not know their names.
-        others = frame.index[frame["dataset"] == row["dataset"]]
-        names = asked[index] or list(dict.fromkeys(name for other in others for name in asked[other]))
-        values = {**row.to_dict(), "setting": "" if len(asked[index]) == 1 else MULTI_CLASS}
-        rows += [_of(name, names, values) for name in names] if names and joins[index] else [values]
+        places = names or list(of_dataset[row["dataset"]])
+        rows += [_of(name, places, values) for name in places] if several and places else [values]
     exploded = pd.DataFrame(rows)
     for _, some in exploded.groupby("dataset"):
         if some["setting"].any():
@@ -55,20 +59,28 @@ def trainings(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates("training") if "training" in rows else rows
 
 
-def _categories(row: pd.Series) -> list[str]:
-    """Return the categories that a training of MultiCategory has values of, or should have had."""
+def categories_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the categories that a training of MultiCategory has values of, or should have had.
+
+    Args:
+        row: Columns of the training.
+
+    Returns:
+        Their names; none where the training failed on all that there are.
+    """
+    prefixes = [by_category(metric, "") for metric in METRICS]
     names = [
-        column.removeprefix(by_category(metric, ""))
-        for metric in METRICS
-        for column in row.dropna().index
-        if column.startswith(by_category(metric, ""))
+        column.removeprefix(prefix)
+        for prefix in prefixes
+        for column, value in row.items()
+        if column.startswith(prefix) and not pd.isna(value)
     ]
     found = [name for name in dict.fromkeys(names) if name != NUM_CATEGORIES]
     told = row.get("categories")
     return found or (json.loads(told) if isinstance(told, str) else [])
 
 
-def _of(category: str, categories: list[str], values: dict[str, object]) -> dict[str, object]:
+def _of(category: str, categories: list[str], values: dict[str, Any]) -> dict[str, Any]:
     """Return what a row says about one category, without what it says about the others."""
     kept = dict(values)
     for name, absent in (*dict.fromkeys(METRICS, float("nan")).items(), ("picture", None)):

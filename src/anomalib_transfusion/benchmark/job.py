@@ -143,9 +143,9 @@ class BenchmarkJob(Job):
             metrics |= columns_of(detections.found)
         if options.pictures:
             found = detections.found
-            for category, part in (found.of_each_category() or {None: found}).items():
+            for category, part in (found.of_each_category() or {"": found}).items():
                 path = draw_cases(part, picture_path(self.output_dir, row, category))
-                column = "picture" if category is None else by_category("picture", category)
+                column = by_category("picture", category) if category else "picture"
                 metrics[column] = path.relative_to(self.output_dir).as_posix()
         return {
             **metrics,

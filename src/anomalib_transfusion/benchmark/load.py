@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from .categories import one_row_a_category
-from .metrics import METRICS, MULTI_CATEGORY
+from .metrics import METRICS, joins_categories
 
 __all__ = ["METRICS", "load"]
 
@@ -82,7 +82,7 @@ def _read(file: Path) -> pd.DataFrame:
     short = {name: frame[name].astype(str).str.rsplit(".", n=1).str[-1] for name in _NEEDED}
     frame["model"] = frame["name"].fillna(short[_NEEDED[0]]) if "name" in frame else short[_NEEDED[0]]
     frame["dataset"] = short[_NEEDED[1]]
-    joins = frame["dataset"] == MULTI_CATEGORY
+    joins = frame[_NEEDED[1]].map(joins_categories)
     if joins.any():
         joined = frame[_DATASET] if _DATASET in frame else pd.Series(index=frame.index, dtype=object)
         frame.loc[joins, "dataset"] = joined[joins].fillna("MVTecAD")

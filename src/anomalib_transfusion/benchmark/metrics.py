@@ -3,7 +3,7 @@
 
 """The metrics that tables and plots show, and the columns that are about kinds of defects and about categories."""
 
-__all__ = ["ALL", "KIND", "METRICS", "MULTI_CATEGORY", "NOTE", "NUM_CATEGORIES", "by_category"]
+__all__ = ["ALL", "KIND", "METRICS", "NOTE", "NUM_CATEGORIES", "by_category", "joins_categories"]
 
 #: What is reported, and what it is called.
 METRICS = {
@@ -18,8 +18,6 @@ ALL = "all"
 KIND = "kind."
 #: What the columns of an entry's notes begin with.
 NOTE = "note."
-#: Name of the data module that joins categories.
-MULTI_CATEGORY = "MultiCategory"
 #: What the number of categories that a mean is over is called, where some category has no value.
 NUM_CATEGORIES = "num_categories"
 
@@ -27,3 +25,8 @@ NUM_CATEGORIES = "num_categories"
 def by_category(name: str, category: str) -> str:
     """Return the name of the column of one category, as ``CategoryEvaluation`` names a metric."""
     return f"{name}_{category}"
+
+
+def joins_categories(class_path: object) -> bool:
+    """Tell whether the data module of a class path joins the categories of a data set."""
+    return str(class_path).rsplit(".", 1)[-1] == "MultiCategory"

@@ -26,10 +26,10 @@ def row_path(output_dir: str | Path, row: Row) -> Path:
     return Path(output_dir) / "rows" / f"{row.key}.json"
 
 
-def picture_path(output_dir: str | Path, row: Row, category: str | None = None) -> Path:
+def picture_path(output_dir: str | Path, row: Row, category: str = "") -> Path:
     """Return the file of a row's picture, or of that of one of its categories."""
     # A digest, because names of categories that differ may not differ in what file systems take.
-    digest = "" if category is None else f"-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
+    digest = f"-{hashlib.sha256(category.encode()).hexdigest()[:8]}" if category else ""
     return Path(output_dir) / "pictures" / f"{row.key}{digest}.jpg"
 
 

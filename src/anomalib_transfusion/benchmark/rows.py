@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 from .config import accelerators, check_config, check_keys
-from .metrics import ALL, MULTI_CATEGORY, NOTE
+from .metrics import ALL, NOTE, joins_categories
 
 __all__ = ["Row", "accelerators", "build", "check_config", "check_rows", "expand", "parse"]
 
@@ -71,7 +71,7 @@ class Row:
     @property
     def categories(self) -> tuple[str, ...] | None:
         """Categories that MultiCategory joins, none where it takes all that there are; ``None`` for other data."""
-        if str(self.data["class_path"]).rsplit(".", 1)[-1] != MULTI_CATEGORY:
+        if not joins_categories(self.data["class_path"]):
             return None
         asked = self._data_arguments.get("categories", ALL)
         if isinstance(asked, str):
