@@ -215,7 +215,7 @@ def test_differences_are_taken_within_a_setting(tmp_path):
 
 
 def test_one_model_for_all_has_the_time_of_all():
-    """Of 60 minutes each of six parts has ten: of two categories together, of each alone, and again with a seed more."""
+    """Of 80 minutes each of eight parts, one a category and seed, has ten, of which half is for training."""
     benchmark = {"seed": {"grid": [0, 1]}, "model": padim(minutes="50%"), "data": data("x", {"grid": ALL_AND_EACH})}
     rows = expand(benchmark, "cpu", 80)
     assert [(row.category, row.minutes) for row in rows if row.seed == 0] == [
