@@ -35,10 +35,38 @@ def test_metrics_of_each_kind_against_scikit_learn():
         pixels = roc_auc_score(masks[chosen].numpy().ravel(), maps[chosen].numpy().ravel())
         assert results[kind]["pixel_AUROC"] == pytest.approx(pixels, abs=1e-4)
         assert 0 <= results[kind]["pixel_AUPRO"] <= 1
-    columns = columns_of(results)
+    columns = columns_of(found)
     assert columns["image_AUROC"] == results[ALL]["image_AUROC"]
     assert columns["kind.hole.pixel_AUPRO"] == results["hole"]["pixel_AUPRO"]
     assert columns["kind.crack.images"] == results["crack"]["images"]
+
+
+def test_each_category_alone_and_their_mean():
+    """A category is worth what it is alone, in units of its own; one without defects has no value."""
+    random = torch.Generator().manual_seed(1)
+    kinds = np.array(["good", "good", "hole", "hole", "good", "hole", "good", "good", "crack", "good"])
+    categories = np.array(["01", "wood", "wood", "01", "wood", "wood", "01", "01", "01", "grid"])
+    masks = torch.zeros(10, 16, 16, dtype=torch.bool)
+    masks[kinds != "good", 3:9, 4:8] = True
+    scores = torch.rand(10, generator=random)
+    maps = torch.rand(10, 16, 16, generator=random)
+    # Scores of one category lie above all of the other's.
+    scores[categories == "01"] += 5
+    columns = columns_of(Found(torch.zeros(10, 3, 16, 16), masks, kinds, maps, scores, None, categories))
+    expected = {}
+    for name in ("01", "wood"):
+        chosen = categories == name
+        expected[name] = roc_auc_score(kinds[chosen] != "good", scores[chosen].numpy())
+        assert columns[f"image_AUROC_{name}"] == pytest.approx(expected[name], abs=1e-6)
+        pixels = roc_auc_score(masks[chosen].numpy().ravel(), maps[chosen].numpy().ravel())
+        assert columns[f"pixel_AUROC_{name}"] == pytest.approx(pixels, abs=1e-5)
+    assert columns["image_AUROC"] == pytest.approx((expected["01"] + expected["wood"]) / 2)
+    assert columns["image_AUROC_num_categories"] == columns["pixel_AUPRO_num_categories"] == 2
+    assert not [name for name in columns if "grid" in name]
+    chosen = (categories == "01") & (kinds != "crack")
+    alone = roc_auc_score(kinds[chosen] != "good", scores[chosen].numpy())
+    assert columns["kind.01/hole.image_AUROC"] == pytest.approx(alone, abs=1e-6)
+    assert {name.split(".")[1] for name in columns if name.startswith("kind.")} == {"01/crack", "01/hole", "wood/hole"}
 
 
 def test_units_of_a_model_do_not_matter():

@@ -9,11 +9,13 @@ import tarfile
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from anomalib.data import MVTecAD, get_datamodule
+from PIL import Image
 
 from anomalib_transfusion.data import MVTec, mvtec
 from paths import DATASETS, needs_datasets
@@ -115,6 +117,21 @@ def test_real_category():
     assert counts == {"good": 95, "blowhole": 115, "break": 85, "crack": 57}
     batch = next(iter(datamodule.train_dataloader()))
     assert batch.image.shape == (8, 3, 256, 256)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".bmp", ".png"])
+def test_images_in_any_format_with_masks_in_png(tmp_path, suffix):
+    write_category(tmp_path / "mine")
+    for image in [*tmp_path.glob("mine/t*/*/*.png")]:
+        picture = Image.open(image).convert("RGB")
+        image.unlink()
+        picture.save(image.with_suffix(suffix))
+    datamodule = MVTec(root=tmp_path, category="mine", num_workers=0)
+    datamodule.setup()
+    assert (len(datamodule.train_data), len(datamodule.test_data)) == (1, 2)
+    masks = datamodule.test_data.samples.set_index("label").mask_path
+    assert masks[masks.notna()].to_dict() == {"cut": str(tmp_path / "mine/ground_truth/cut/000_mask.png")}
+    assert {Path(item.image_path).suffix for item in datamodule.test_data} == {suffix}
 
 
 @pytest.mark.usefixtures("unreachable")

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -157,6 +158,31 @@ def test_filters(visit, judged):
     page.keyboard.press("ArrowLeft")
     page.get_by_label("Kind").select_option(label="all (6)")
     assert names(page) == ["test/good/quiet.png"]
+
+
+def test_filter_by_category(visit, judged, tmp_path):
+    """With the other filters, and only where there are several; a category may be called anything."""
+    page = visit(judged)
+    assert page.locator("#category").is_hidden()
+    rows = [
+        replace(
+            result(f"{category}/{kind}/{number}.png", number / 4, verdict=number > 1, truth=kind != "good"),
+            category=category,
+        )
+        for category in ("wood", "01", "<b>")
+        for kind in ("good", "hole")
+        for number in range(3)
+    ]
+    page = visit(write(tmp_path, rows))
+    options = page.get_by_label("Category").locator("option").all_text_contents()
+    assert sorted(options) == ["01 (6)", "<b> (6)", "all (18)", "wood (6)"]
+    page.get_by_label("Category").select_option(label="01 (6)")
+    page.get_by_label("Order").select_option(label="name")
+    assert names(page) == [f"01/{kind}/{number}.png" for kind in ("good", "hole") for number in range(3)]
+    page.get_by_label("Kind").select_option(label="hole (9)")
+    page.get_by_text("defect found (3)").click()
+    assert names(page) == ["01/hole/2.png"]
+    assert page.locator("#count").text_content() == "1 of 18 images"
 
 
 def test_large_view_by_keyboard(visit, judged):

@@ -5,6 +5,7 @@
 
 import pandas as pd
 
+from .categories import trainings
 from .metrics import ALL, KIND, METRICS, NOTE
 from .tables import percent
 
@@ -72,8 +73,13 @@ def commands(rows: pd.DataFrame) -> list[str]:
     if "command" not in rows:
         return []
     lines = []
-    told = rows.dropna(subset=["command"]).groupby(["command", "threads", "device"], sort=False, dropna=False)
+    rows = rows.assign(trained_on=rows.get("trained_on", rows["category"]))
+    told = (
+        trainings(rows.assign(trained_on=rows.get("trained_on", rows["category"])))
+        .dropna(subset=["command"])
+        .groupby(["command", "threads", "device"], sort=False, dropna=False)
+    )
     for (command, threads, device), run in told:
-        names = [f"{row.model} on {row.category} {row.seed}" for row in run.itertuples()]
+        names = [f"{row.model} on {row.trained_on} {row.seed}" for row in run.itertuples()]
         lines += [f"    # {', '.join(names)}; {device}, threads: {threads:.0f}", f"    {command}"]
     return lines

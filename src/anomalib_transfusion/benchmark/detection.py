@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model finds: maps and scores of all test images, and the metrics of each kind of defect."""
+"""What a model finds: maps and scores of all test images, and the metrics of each category and kind of defect."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Normalize
 
-from .metrics import ALL, KIND
+from .metrics import ALL, KIND, NUM_CATEGORIES, by_category
 
 __all__ = ["ALL", "GOOD", "Detections", "Found", "columns_of", "denormalize", "measure"]
 
@@ -33,6 +33,7 @@ class Found(NamedTuple):
         maps: Anomaly maps in the model's own units, ``(N, H, W)``.
         scores: Scores in these, ``(N,)``.
         reconstructions: In [0, 1], ``(N, 3, H, W)``, where the model makes them.
+        categories: Category of each image, ``(N,)``, where the data has several.
     """
 
     images: torch.Tensor
@@ -41,6 +42,24 @@ class Found(NamedTuple):
     maps: torch.Tensor
     scores: torch.Tensor
     reconstructions: torch.Tensor | None
+    categories: np.ndarray | None = None
+
+    def of_each_category(self) -> dict[str, "Found"]:
+        """Return what was found in the images of each category; nothing where the data does not name any."""
+        if self.categories is None:
+            return {}
+        places = {str(name): torch.from_numpy(self.categories == name) for name in dict.fromkeys(self.categories)}
+        return {
+            name: Found(
+                self.images[place],
+                self.masks[place],
+                self.kinds[place.numpy()],
+                self.maps[place],
+                self.scores[place],
+                None if self.reconstructions is None else self.reconstructions[place],
+            )
+            for name, place in places.items()
+        }
 
 
 class Detections(Callback):
@@ -84,6 +103,7 @@ class Detections(Callback):
                 maps=found.anomaly_map.float().cpu().reshape(-1, *size),
                 scores=found.pred_score.float().cpu().flatten(),
                 reconstructions=None if reconstructions is None else reconstructions.float().cpu(),
+                categories=None if getattr(found, "category", None) is None else np.array(found.category),
             ),
         )
 
@@ -91,7 +111,7 @@ class Detections(Callback):
     def found(self) -> Found:
         """What was found in all images."""
         parts = zip(*self._batches, strict=True)
-        images, masks, kinds, maps, scores, reconstructions = (list(part) for part in parts)
+        images, masks, kinds, maps, scores, reconstructions, categories = (list(part) for part in parts)
         whole = None if any(part is None for part in reconstructions) else torch.cat(reconstructions)
         return Found(
             torch.cat(images),
@@ -100,6 +120,7 @@ class Detections(Callback):
             torch.cat(maps),
             torch.cat(scores),
             whole,
+            None if any(part is None for part in categories) else np.concatenate(categories),
         )
 
 
@@ -116,7 +137,8 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
     """Compute the metrics of each kind of defect against the good images, and of all.
 
     Returns:
-        For each kind, and for ``all``: image AUROC, pixel AUROC, AUPRO, and the best F1 of images.
+        For each kind, and for ``all``: image AUROC, pixel AUROC, AUPRO, and the best F1 of images; those that judge
+        images or pixels of two classes, where there are two.
     """
     kinds = sorted(set(found.kinds) - {GOOD})
     results: dict[str, dict[str, float]] = {}
@@ -139,18 +161,54 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
         }
         results[kind] = {"images": int(chosen.sum())}
         for name, metric in metrics.items():
-            metric.update(batch)
-            results[kind][name] = float(metric.compute())
+            truth = getattr(batch, metric.fields[-1])
+            # Of one class, what a metric returns says nothing.
+            if truth.any() and not truth.all():
+                metric.update(batch)
+                results[kind][name] = float(metric.compute())
     return results
 
 
-def columns_of(results: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Name what :func:`measure` returns as columns: ``METRIC`` of all defects, ``kind.NAME.METRIC`` of each kind."""
+def columns_of(found: Found) -> dict[str, float]:
+    """Measure, and name the results as columns.
+
+    Args:
+        found: What a model found.
+
+    Returns:
+        ``METRIC`` of all defects, and ``kind.NAME.METRIC`` of each kind. Where there are categories, ``METRIC`` is the
+        mean over them, each has ``METRIC_CATEGORY`` and ``kind.CATEGORY/NAME.METRIC``, and where some has no value,
+        ``METRIC_num_categories`` says over how many the mean is.
+    """
+    categories = found.of_each_category()
+    if not categories:
+        results = measure(found)
+        return {**_overall(results), **_of_kinds(results, "")}
+    measured = {category: measure(part) for category, part in categories.items()}
+    columns: dict[str, float] = {}
+    for metric in dict.fromkeys(name for results in measured.values() for name in _overall(results)):
+        values = {name: _overall(results)[metric] for name, results in measured.items() if metric in _overall(results)}
+        columns[metric] = sum(values.values()) / len(values)
+        columns |= {by_category(metric, name): value for name, value in values.items()}
+        if len(values) < len(measured):
+            columns[by_category(metric, NUM_CATEGORIES)] = len(values)
+    for category, results in measured.items():
+        columns |= _of_kinds(results, f"{category}/")
+    return columns
+
+
+def _overall(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return the metrics of all defects."""
+    return {metric: value for metric, value in results[ALL].items() if metric != "images"}
+
+
+def _of_kinds(results: dict[str, dict[str, float]], category: str) -> dict[str, float]:
+    """Return the columns of the kinds of defects."""
     return {
-        metric if kind == ALL else f"{KIND}{kind}.{metric}": value
+        f"{KIND}{category}{kind}.{metric}": value
         for kind, values in results.items()
+        if kind != ALL
         for metric, value in values.items()
-        if (kind, metric) != (ALL, "images")
     }
 
 

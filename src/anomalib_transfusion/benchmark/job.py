@@ -21,9 +21,10 @@ from lightning import seed_everything
 from tqdm.auto import tqdm
 
 from .config import Options
-from .detection import Detections, columns_of, measure
+from .detection import Detections, columns_of
 from .environment import environment
 from .measure import PeakMemory, Throughput, complete_evaluator
+from .metrics import by_category
 from .pictures import draw_cases
 from .results import picture_path, write_row
 from .rows import Row, build, parse
@@ -139,10 +140,13 @@ class BenchmarkJob(Job):
             metrics: dict[str, Any] = dict(engine.test(model, datamodule=data, verbose=False)[0])
             tested = perf_counter() - start
         if options.kinds:
-            metrics |= columns_of(measure(detections.found))
+            metrics |= columns_of(detections.found)
         if options.pictures:
-            path = draw_cases(detections.found, picture_path(self.output_dir, row))
-            metrics["picture"] = path.relative_to(self.output_dir).as_posix()
+            found = detections.found
+            for category, part in (found.of_each_category() or {"": found}).items():
+                path = draw_cases(part, picture_path(self.output_dir, row, category))
+                column = by_category("picture", category) if category else "picture"
+                metrics[column] = path.relative_to(self.output_dir).as_posix()
         return {
             **metrics,
             "images_per_second": throughput.images_per_second,

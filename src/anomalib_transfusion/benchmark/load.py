@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from .metrics import METRICS
+from .categories import one_row_a_category
+from .metrics import METRICS, joins_categories
 
 __all__ = ["METRICS", "load"]
 
 _NEEDED = ("model.class_path", "data.class_path")
 _CATEGORY = "data.init_args.category"
+_DATASET = "data.init_args.dataset"
 
 
 def load(runs: Sequence[Path]) -> pd.DataFrame:
@@ -24,8 +26,9 @@ def load(runs: Sequence[Path]) -> pd.DataFrame:
 
     Returns:
         A table with the columns ``model``, ``dataset``, ``category``, ``seed``, ``status`` (``done`` or ``failed``),
-        ``error`` and ``run`` (the folder of the file) beside those of the files. Models that share a name but not
-        their parameters are told apart by them.
+        ``error`` and ``run`` (the folder of the file) beside those of the files, and those of
+        :func:`.categories.one_row_a_category`. Models that share a name but not their parameters are told apart by
+        them.
 
     Raises:
         FileNotFoundError: If a path does not exist, or a folder has no results.
@@ -44,7 +47,7 @@ def load(runs: Sequence[Path]) -> pd.DataFrame:
         raise ValueError(msg)
     for metric in METRICS:
         frame[metric] = pd.to_numeric(frame[metric], errors="coerce") if metric in frame else float("nan")
-    return _tell_apart(frame)
+    return _tell_apart(one_row_a_category(frame))
 
 
 def _find(run: Path) -> Path:
@@ -63,7 +66,8 @@ def _find(run: Path) -> Path:
 def _read(file: Path) -> pd.DataFrame:
     """Read one file, and add the columns that anomalib's own files lack."""
     try:
-        frame = pd.read_csv(file)
+        # Names of categories may look like numbers: BTech has 01.
+        frame = pd.read_csv(file, dtype=dict.fromkeys(("category", "name", _CATEGORY), str))
     except (ValueError, UnicodeDecodeError) as error:
         msg = f"{file} cannot be read as a table ({str(error).strip()}). Pass the results.csv of a benchmark."
         raise ValueError(msg) from None
@@ -78,6 +82,10 @@ def _read(file: Path) -> pd.DataFrame:
     short = {name: frame[name].astype(str).str.rsplit(".", n=1).str[-1] for name in _NEEDED}
     frame["model"] = frame["name"].fillna(short[_NEEDED[0]]) if "name" in frame else short[_NEEDED[0]]
     frame["dataset"] = short[_NEEDED[1]]
+    joins = frame[_NEEDED[1]].map(joins_categories)
+    if joins.any():
+        joined = frame[_DATASET] if _DATASET in frame else pd.Series(index=frame.index, dtype=object)
+        frame.loc[joins, "dataset"] = joined[joins].fillna("MVTecAD")
     categories = frame["category"] if "category" in frame else frame.get(_CATEGORY, frame["dataset"])
     frame["category"] = categories.fillna(frame["dataset"]).astype(str)
     for name, default in (("status", "done"), ("error", None), ("seed", 0)):

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from .categories import categories_of
 from .config import (
     CONFIG_KEYS,
     NEEDED_KEYS,
@@ -37,6 +38,7 @@ from .config import (
     with_settings,
 )
 from .job import BenchmarkJob, first_line
+from .metrics import METRICS, by_category, joins_categories
 from .results import finished, read_row, write_table
 from .rows import Row, check_rows, expand
 
@@ -220,10 +222,23 @@ def _print(results: list[dict[str, Any]]) -> None:
     for name in columns:
         table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
-    for row in results:
+    for row in (line for result in results for line in _lines(result)):
         numbers = ["" if pd.isna(row.get(key)) else form.format(row[key]) for key, form in columns.values()]
         table.add_row(row["name"], row["category"], str(row["seed"]), *numbers, row["status"])
     Console().print(table)
+
+
+def _lines(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row as it is printed: with one for each category where it has several, and itself as their mean."""
+    categories = categories_of(result) if joins_categories(result["data.class_path"]) else []
+    if result["status"] != "done" or len(categories) < 2:
+        return [result]
+    known = {"name": result["name"], "seed": result["seed"], "status": ""}
+    each = [
+        {**known, "category": name, **{metric: result.get(by_category(metric, name)) for metric in METRICS}}
+        for name in categories
+    ]
+    return [*each, {**result, "category": "mean"}]
 
 
 def _complain(output_dir: str, rows: list[Row]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .categories import CLASS_SEPARATED, MULTI_CLASS, trainings
 from .comparison import commands, differences, kinds
 from .load import load
 from .metrics import METRICS
@@ -27,6 +28,8 @@ from .tables import (
 )
 
 __all__ = ["report"]
+
+SETTINGS = f"{MULTI_CLASS}: one model for all categories. {CLASS_SEPARATED}: one model a category."
 
 
 def report(runs: Sequence[Path], output: Path | None = None) -> Path:
@@ -58,8 +61,8 @@ def report(runs: Sequence[Path], output: Path | None = None) -> Path:
     failed = frame[frame["status"] == "failed"]
     if len(failed):
         lines = [
-            f"- {row.model} on {row.category} ({row.dataset}, seed {row.seed}): {' '.join(str(row.error).split())}"
-            for row in failed.itertuples()
+            f"- {row.model} on {row.trained_on} ({row.dataset}, seed {row.seed}): {' '.join(str(row.error).split())}"
+            for row in trainings(failed).itertuples()
         ]
         parts += ["## Failed", "\n".join(lines)]
     if lines := commands(frame):
@@ -121,7 +124,7 @@ def _dataset(
     output: Path,
 ) -> list[str]:
     """Write the tables and plots of one data set."""
-    parts = []
+    parts = [SETTINGS] if (rows["setting"] == MULTI_CLASS).any() else []
     for metric, name in METRICS.items():
         table = tables[dataset, metric]
         if not table.has_values:
@@ -142,7 +145,7 @@ def _dataset(
     if len(cost.columns) and len(cost):
         cost.to_csv(output / f"{_file_name(dataset)}_cost.csv")
         body = [[str(model), *(_short(value) for value in cost.loc[model])] for model in cost.index]
-        note = "Means over the rows that finished."
+        note = "Means over the trainings that finished."
         if "peak_memory_of" in rows and rows["peak_memory_of"].notna().any():
             note += f" The memory is the {' or the '.join(rows['peak_memory_of'].dropna().unique())}."
         parts += ["### Cost", markdown(["", *cost.columns], body), note]
@@ -167,10 +170,11 @@ def _beyond(rows: pd.DataFrame) -> list[str]:
             if len(table) and metric in {"image_AUROC", "pixel_AUPRO"}:
                 parts += [f"### {sentence(name)} by kind of defect, {category}", markdown_of(table)]
     baselines = rows["baseline"].dropna().unique() if "baseline" in rows else []
-    for baseline in baselines:
-        table = differences(rows[rows["baseline"] == baseline], baseline)
+    for baseline, setting in ((baseline, setting) for baseline in baselines for setting in rows["setting"].unique()):
+        name = f"{baseline}, {setting}" if setting else baseline
+        table = differences(rows[(rows["baseline"] == baseline) & (rows["setting"] == setting)], name)
         parts += [
-            f"### Differences from {baseline}",
+            f"### Differences from {name}",
             markdown_of(table),
             "Means over the trainings in %, ± half of their range. Differences in points between trainings of the same "
             "category and seed, in brackets their range.",

@@ -3,6 +3,7 @@
 
 """The rows of a benchmark on disk: one JSON file each, and a table of all."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,9 +26,11 @@ def row_path(output_dir: str | Path, row: Row) -> Path:
     return Path(output_dir) / "rows" / f"{row.key}.json"
 
 
-def picture_path(output_dir: str | Path, row: Row) -> Path:
-    """Return the file of a row's picture."""
-    return Path(output_dir) / "pictures" / f"{row.key}.jpg"
+def picture_path(output_dir: str | Path, row: Row, category: str = "") -> Path:
+    """Return the file of a row's picture, or of that of one of its categories."""
+    # A digest, because names of categories that differ may not differ in what file systems take.
+    digest = f"-{hashlib.sha256(category.encode()).hexdigest()[:8]}" if category else ""
+    return Path(output_dir) / "pictures" / f"{row.key}{digest}.jpg"
 
 
 def read_row(output_dir: str | Path, row: Row) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 from .config import accelerators, check_config, check_keys
-from .metrics import NOTE
+from .metrics import ALL, NOTE, joins_categories
 
 __all__ = ["Row", "accelerators", "build", "check_config", "check_rows", "expand", "parse"]
 
@@ -56,14 +56,32 @@ class Row:
 
     @property
     def dataset(self) -> str:
-        """Name of the data module's class."""
-        return str(self.data["class_path"]).rsplit(".", 1)[-1]
+        """Name of the data module's class; with MultiCategory, of that of the data set whose categories it joins."""
+        name = str(self.data["class_path"]).rsplit(".", 1)[-1]
+        return name if self.categories is None else str(self._data_arguments.get("dataset", "MVTecAD"))
 
     @property
     def category(self) -> str:
-        """Category of the data set, or what comes closest."""
-        arguments = self.data.get("init_args") or {}
+        """Category of the data set, or what comes closest; of several, their number."""
+        if self.categories is not None:
+            return f"{len(self.categories)} categories" if len(self.categories) > 1 else "".join(self.categories) or ALL
+        arguments = self._data_arguments
         return str(arguments.get("category", arguments.get("name", self.dataset)))
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """Categories that MultiCategory joins, none where it takes all that there are; ``None`` for other data."""
+        if not joins_categories(self.data["class_path"]):
+            return None
+        asked = self._data_arguments.get("categories", ALL)
+        if isinstance(asked, str):
+            return () if asked == ALL else (asked,)
+        return tuple(map(str, asked)) if isinstance(asked, list) else (str(asked),)
+
+    @property
+    def _data_arguments(self) -> dict[str, Any]:
+        """Arguments of the data module."""
+        return self.data.get("init_args") or {}
 
     @property
     def label(self) -> str:
@@ -95,6 +113,7 @@ class Row:
             **self.named(),
             "dataset": self.dataset,
             "category": self.category,
+            **({"categories": json.dumps(self.categories)} if self.categories else {}),
             "accelerator": self.accelerator,
             "seed": self.seed,
             **flatten_dict({"model": model, "data": self.data}),
@@ -113,9 +132,8 @@ def expand(benchmark: dict[str, Any], accelerator: str, minutes: float | None = 
         ValueError: If an entry lacks something or has something unknown or impossible, or two rows are the same.
     """
     combinations = [deepcopy(combination) for combination in get_iterator_from_grid_dict(benchmark)]
-    # Each seed on each data set gets its part of the time.
-    runs = len({json.dumps([part.get("seed"), part.get("data")], sort_keys=True, default=str) for part in combinations})
     rows: dict[str, Row] = {}
+    shares = _Shares(minutes, combinations)
     for parts in combinations:
         model, data = parts.get("model", {}), parts.get("data", {})
         seed = parts.get("seed")
@@ -131,7 +149,7 @@ def expand(benchmark: dict[str, Any], accelerator: str, minutes: float | None = 
         row = Row(accelerator, seed, model, data, trainer, name)
         row = replace(
             row,
-            minutes=_minutes(given, minutes, runs, row),
+            minutes=shares.minutes(given, row),
             weights=None if weights is None else _base(weights, row, rows.values()),
             notes={f"{NOTE}{what}": str(text) for what, text in notes.items()},
         )
@@ -142,19 +160,54 @@ def expand(benchmark: dict[str, Any], accelerator: str, minutes: float | None = 
     return list(rows.values())
 
 
-def _minutes(given: Any, whole: float | None, runs: int, row: Row) -> float | None:  # noqa: ANN401
-    """Return the time of a training: a number, or a share of the whole that each seed on each data set has."""
-    if given is None:
-        return None
-    share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", given) if isinstance(given, str) else None
-    if share and whole is None:
-        msg = f"{row.label}: minutes is {given!r} of nothing; expected 'minutes' for everything as well. Add it."
-        raise ValueError(msg)
-    found = float(share[1]) / 100 * whole / runs if share and whole else given
-    if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
-        msg = f"{row.label}: minutes is {given!r}; expected a number above 0, or a share as 36%. Write one of them."
-        raise ValueError(msg)
-    return float(found)
+class _Shares:
+    """The time for everything, of which each category of each data set with each seed has an equal part.
+
+    A training has a share of the parts of its categories: so one model for many categories is trained for as long as
+    the models of each of them together.
+
+    Args:
+        whole: The time in minutes.
+        combinations: All combinations of the grid.
+    """
+
+    def __init__(self, whole: float | None, combinations: Iterable[dict[str, Any]]) -> None:
+        self.whole = whole
+        self.parts: dict[str, Any] = {
+            json.dumps([part.get("seed"), part.get("data")], sort_keys=True, default=str): part.get("data")
+            for part in combinations
+        }
+
+    def minutes(self, given: Any, row: Row) -> float | None:  # noqa: ANN401
+        """Return the time of a training: a number, or a share of the parts of its categories."""
+        if given is None:
+            return None
+        share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", given) if isinstance(given, str) else None
+        if share and self.whole is None:
+            msg = f"{row.label}: minutes is {given!r} of nothing; expected 'minutes' for everything as well. Add it."
+            raise ValueError(msg)
+        found = float(share[1]) / 100 * self._part(given, row) if share else given
+        if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
+            msg = f"{row.label}: minutes is {given!r}; expected a number above 0, or a share as 36%. Write one of them."
+            raise ValueError(msg)
+        return float(found)
+
+    def _part(self, given: str, row: Row) -> float:
+        """Return the time of a row's categories."""
+        numbers = [self._num_categories(data, given, row) for data in self.parts.values()]
+        return (self.whole or 0) * self._num_categories(row.data, given, row) / sum(numbers)
+
+    @staticmethod
+    def _num_categories(data: dict[str, Any], given: str, row: Row) -> int:
+        """Return the number of categories of a data set."""
+        categories = Row("", 0, {}, data).categories
+        if categories == ():
+            msg = (
+                f"{row.label}: minutes is {given!r}, of which each category has a part, but categories is 'all'; "
+                "expected their names. Name them in a list, or give the minutes as a number."
+            )
+            raise ValueError(msg)
+        return 1 if categories is None else len(categories)
 
 
 def _base(name: Any, row: Row, rows: Iterable[Row]) -> Row:  # noqa: ANN401

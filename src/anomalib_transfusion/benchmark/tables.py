@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from .categories import trainings
+
 __all__ = [
     "CategoryTable",
     "Cell",
@@ -119,7 +121,7 @@ def category_table(rows: pd.DataFrame, metric: str) -> CategoryTable:
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average what the models of one data set cost, over the rows that finished."""
+    """Average what the models of one data set cost, over the trainings that finished."""
     columns = {
         "images_per_second": "images per second",
         "peak_memory_mib": "peak memory (MiB)",
@@ -128,12 +130,16 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
         "epochs": "epochs",
         "steps": "steps",
     }
-    done = rows[rows["status"] == "done"]
+    done = trainings(rows[rows["status"] == "done"])
     present = [name for name in columns if name in done and done[name].notna().any()]
-    frame = done.groupby("model", sort=False)[present].mean()
+    groups = done.groupby("model", sort=False)
+    frame = groups[present].mean()
     for name, unit in (("parameters", 1e6), ("fit_duration", 60)):
         if name in frame:
             frame[name] /= unit
+    if "setting" in done and done["setting"].any():
+        # One for many categories costs more than one for one, but not more than all of these.
+        frame.insert(0, "models", groups["trained_on"].nunique())
     return frame.rename(columns=columns)
 
 

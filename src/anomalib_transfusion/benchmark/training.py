@@ -18,6 +18,8 @@ from anomalib.models import AnomalibModule
 from anomalib.models.components import MemoryBankMixin
 from lightning.pytorch.callbacks import Timer
 
+from anomalib_transfusion.categories.fix import CHECKPOINT_KEY
+from anomalib_transfusion.categories.post_processing import statistics_of
 from anomalib_transfusion.files import written_whole
 
 from .rows import Row
@@ -96,7 +98,7 @@ class Training:
         return columns
 
     def load_weights(self, model: AnomalibModule) -> None:
-        """Give a model the trained weights.
+        """Give a model the trained weights, with the thresholds of each category where the checkpoint has them.
 
         Raises:
             FileNotFoundError: If there are none.
@@ -109,3 +111,4 @@ class Training:
             raise FileNotFoundError(msg)
         checkpoint = torch.load(self.weights, map_location="cpu", weights_only=True)
         model.load_state_dict(checkpoint["state_dict"])
+        statistics_of(model).update(checkpoint.get(CHECKPOINT_KEY, {}).get("statistics", {}))

@@ -53,7 +53,8 @@ class CategoryPostProcessing(Callback):
         self.post_processor = post_processor
         self.categories = tuple(categories)
         self.statistics = statistics
-        self._copies: dict[str, Any] = {}
+        #: Post-processors by category, of those that have values of their own, while a test or a prediction runs.
+        self.of_category: dict[str, Any] = {}
         self._seen: dict[str, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -63,9 +64,9 @@ class CategoryPostProcessing(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a post-processor for each category."""
         self.post_processor.on_validation_start(trainer, pl_module)
-        self._copies = {category: self._copy(pl_module) for category in self.categories}
+        self.of_category = {category: self._copy(pl_module) for category in self.categories}
         self._seen = dict.fromkeys(self.categories, 0)
-        for copied in self._copies.values():
+        for copied in self.of_category.values():
             for metric in _metrics(copied):
                 metric.reset()
 
@@ -80,21 +81,21 @@ class CategoryPostProcessing(Callback):
         """Show the batch to the post-processor, and each category's images to the category's."""
         for category, positions in positions_by_category(outputs).items():
             part = select(outputs, positions)
-            self._copies[category].on_validation_batch_end(trainer, pl_module, part, *args, **kwargs)
+            self.of_category[category].on_validation_batch_end(trainer, pl_module, part, *args, **kwargs)
             self._seen[category] += len(positions)
         self.post_processor.on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the values of each category that has images, and the pooled ones."""
         seen = from_all_processes(self._seen)
-        for category, copied in self._copies.items():
+        for category, copied in self.of_category.items():
             if not any(process.get(category) for process in seen):
                 continue
             for metric in _metrics(copied):
                 join(metric)
             copied.on_validation_epoch_end(trainer, pl_module)
             self.statistics[category] = {name: value.detach().cpu().clone() for name, value in _state(copied).items()}
-        self._copies = {}
+        self.of_category = {}
         self.post_processor.on_validation_epoch_end(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,11 +136,11 @@ class CategoryPostProcessing(Callback):
 
     def _take_values(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a post-processor for each category that has values, and name the others."""
-        self._copies = {}
+        self.of_category = {}
         for category, values in self.statistics.items():
-            self._copies[category] = self._copy(pl_module)
-            load(self._copies[category], values)
-        without = [category for category in self.categories if category not in self._copies]
+            self.of_category[category] = self._copy(pl_module)
+            load(self.of_category[category], values)
+        without = [category for category in self.categories if category not in self.of_category]
         if without and trainer.is_global_zero:
             logger.warning(
                 "There are no thresholds of their own for the categories %s: the model was not validated on their "
@@ -161,14 +162,14 @@ class CategoryPostProcessing(Callback):
         # Categories without values of their own share the pooled ones.
         shared: dict[str, list[int]] = {}
         for category, positions in positions_by_category(outputs).items():
-            shared.setdefault(category if category in self._copies else _POOLED, []).extend(positions)
+            shared.setdefault(category if category in self.of_category else _POOLED, []).extend(positions)
         if len(shared) < 2:
-            post_processor = self._copies.get(next(iter(shared), _POOLED), self.post_processor)
+            post_processor = self.of_category.get(next(iter(shared), _POOLED), self.post_processor)
             getattr(post_processor, hook)(trainer, pl_module, outputs, *args, **kwargs)
             return
         parts = [(positions, select(outputs, positions)) for positions in shared.values()]
         for category, (_, part) in zip(shared, parts, strict=True):
-            post_processor = self._copies.get(category, self.post_processor)
+            post_processor = self.of_category.get(category, self.post_processor)
             getattr(post_processor, hook)(trainer, pl_module, part, *args, **kwargs)
         merge(outputs, parts)
 

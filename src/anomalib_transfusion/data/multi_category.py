@@ -176,7 +176,7 @@ class MultiCategory(AnomalibDataModule):
             stage: Current stage; ``None`` for all.
 
         Raises:
-            RuntimeError: If a category has no training image.
+            RuntimeError: If a category cannot be read, or has no training image.
             ValueError: If some categories have masks and others have none.
         """
         super().setup(stage)
@@ -267,7 +267,15 @@ class MultiCategory(AnomalibDataModule):
     def _setup(self, _stage: str | None = None) -> None:
         """Let each category set up and split itself, and join them."""
         for category, child in self.children.items():
-            child.setup(_stage)
+            try:
+                child.setup(_stage)
+            except Exception as error:
+                msg = (
+                    f"The category {category!r} cannot be read: {error} Check its folder against the layout of "
+                    f"{self.dataset.__name__}. MVTecAD reads PNG alone; MVTec reads the same layout with other formats "
+                    "(--data.dataset MVTec)."
+                )
+                raise RuntimeError(msg) from error
             if not len(child.train_data):
                 msg = (
                     f"The category {category!r} has no training image, but a model needs normal images of each. Put "

@@ -6,8 +6,9 @@
 from pathlib import Path
 
 from anomalib.data.datamodules.image.mvtecad import DOWNLOAD_INFO, MVTecAD
-from anomalib.data.datasets.image.mvtecad import CATEGORIES, IMG_EXTENSIONS
+from anomalib.data.datasets.image.mvtecad import CATEGORIES, MVTecADDataset, make_mvtec_ad_dataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Transform
 
 from .download import download
@@ -15,11 +16,24 @@ from .download import download
 __all__ = ["MVTec"]
 
 
+class _Images(MVTecADDataset):
+    """A category in MVTec AD's layout, whose images may be in other formats than PNG, as people's own data are."""
+
+    def __init__(self, root: Path, category: str, split: Split) -> None:
+        # anomalib's own reads PNG alone: of other images it finds the masks, and fails to match them.
+        super(MVTecADDataset, self).__init__()
+        self.root_category = root / category
+        self.category = category
+        self.split = split
+        extensions = (*IMG_EXTENSIONS, *map(str.upper, IMG_EXTENSIONS))
+        self.samples = make_mvtec_ad_dataset(self.root_category, split=split, extensions=extensions)
+
+
 class MVTec(MVTecAD):
     """MVTec AD data module with TransFusion's batch size, for MVTec AD itself and for data in the same layout.
 
-    It differs from :class:`anomalib.data.MVTecAD` in the default batch sizes, in what it says about a wrong category
-    or a failed download, and in that such a download leaves nothing behind.
+    It differs from :class:`anomalib.data.MVTecAD` in the default batch sizes, in the formats of images that it reads,
+    in what it says about a wrong category or a failed download, and in that such a download leaves nothing behind.
 
     Args:
         root (Path | str | None): Path to the root of the dataset. ``None`` stands for anomalib's cache folder.
@@ -143,7 +157,8 @@ class MVTec(MVTecAD):
         Raises:
             RuntimeError: If there is no training image.
         """
-        super()._setup(_stage)
+        self.train_data = _Images(self.root, self.category, Split.TRAIN)
+        self.test_data = _Images(self.root, self.category, Split.TEST)
         if len(self.train_data) == 0:
             msg = (
                 f"There is no training image in {self.root / self.category / Split.TRAIN.value / 'good'}. Put images "

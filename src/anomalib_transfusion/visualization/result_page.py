@@ -31,6 +31,7 @@ class Result:
         truth (bool | None): Whether it is labelled defective; ``None`` without a label.
         size (tuple[int, int]): Width and height of the sheet in pixels, known when it is drawn.
         parts (Sequence[tuple[int, int]]): Where the sheet may be cut into parts, from and to so many pixels.
+        category (str): Category of the image, where the data has several.
     """
 
     sheet: str
@@ -40,6 +41,7 @@ class Result:
     truth: bool | None
     size: tuple[int, int] = (0, 0)
     parts: Sequence[tuple[int, int]] = ()
+    category: str = ""
 
     @property
     def outcome(self) -> str:
@@ -85,7 +87,8 @@ class Summary:
             facts.append(("Called defect", str(outcomes.count("called defect"))))
         facts.append(("Threshold", "none" if self.threshold is None else number(self.threshold)))
         if self.image_auroc is not None:
-            facts.append(("Image AUROC", f"{self.image_auroc:.3f}"))
+            several = len({result.category for result in results}) > 1
+            facts.append(("Image AUROC, mean of categories" if several else "Image AUROC", f"{self.image_auroc:.3f}"))
         return facts
 
 
@@ -121,6 +124,7 @@ def write_page(folder: Path, results: Sequence[Result], summary: Summary) -> Pat
                 "url": quote(os.fsencode(result.sheet)),
                 "name": result.sheet,
                 "kind": result.kind,
+                "category": result.category,
                 "score": result.score if math.isfinite(result.score) else None,
                 "shown": number(result.score),
                 "verdict": result.verdict,

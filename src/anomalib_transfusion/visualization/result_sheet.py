@@ -22,6 +22,9 @@ from PIL import Image
 from torch import distributed
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_transfusion.categories.attach import applied_post_processor
+from anomalib_transfusion.categories.pictures import folder_of_category
+from anomalib_transfusion.data.category_dataset import CategoryDataset
 from anomalib_transfusion.files import fitting_name, marked_name, written_whole
 from anomalib_transfusion.training.image_files import evaluated_images
 
@@ -109,7 +112,15 @@ class ResultSheet(ImageVisualizer):
         """Forget the run before, and decide where the sheets of this one go."""
         del pl_module
         self._results = {}
-        self._places = tell_apart(map(plain_path, evaluated_images(trainer)), lambda image: usual_place(image, trainer))
+        name, categories = getattr(trainer.datamodule, "name", None), categories_of_images(trainer)  # type: ignore[attr-defined]
+        images: dict[PurePath, list[Path]] = {}
+        for image in map(plain_path, evaluated_images(trainer)):
+            images.setdefault(folder_of_category(categories.get(image, ""), image, name), []).append(image)
+        self._places = {
+            image: PurePath(folder, place)
+            for folder, some in images.items()
+            for image, place in tell_apart(some, lambda image: usual_place(image, trainer)).items()
+        }
         self._claimed = {as_one_name(*place.parts) for place in self._places.values()}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,6 +152,7 @@ class ResultSheet(ImageVisualizer):
                 # Without a threshold, anomalib's label is no verdict.
                 verdict=None if threshold is None or item.pred_label is None else bool(item.pred_label),
                 truth=None if item.gt_label is None else bool(item.gt_label),
+                category=getattr(item, "category", None) or "",
             )
             parts = halves(panels)
             above = None
@@ -173,6 +185,7 @@ class ResultSheet(ImageVisualizer):
         if not results or not trainer.is_global_zero:
             return
         threshold, note = threshold_of(pl_module)
+        note = note_by_category(trainer, results.values()) or note
         auroc = trainer.callback_metrics.get("image_AUROC") if trainer.testing else None
         # Of images of one kind there is none, whatever a metric says.
         measured = auroc is not None and {True, False} <= {result.truth for result in results.values()}
@@ -212,6 +225,18 @@ class ResultSheet(ImageVisualizer):
         return folder / "predictions" if trainer.predicting else folder
 
 
+def categories_of_images(trainer: Trainer) -> dict[Path, str]:
+    """Return the category of each test image, where the data has several.
+
+    Args:
+        trainer: Trainer of the run.
+    """
+    dataset = getattr(getattr(trainer, "datamodule", None), "test_data", None)
+    if not isinstance(dataset, CategoryDataset):
+        return {}
+    return dict(zip(map(plain_path, dataset.samples.image_path), dataset.categories, strict=True))
+
+
 def usual_place(image: Path, trainer: Trainer) -> PurePath:
     """Return where anomalib puts the picture of an image, relative to the folder of the pictures.
 
@@ -238,6 +263,23 @@ def data_name(trainer: Trainer, results: Iterable[Result]) -> str:
     datamodule = getattr(trainer, "datamodule", None)
     names = [getattr(datamodule, "name", None), getattr(datamodule, "category", None)]
     return ", ".join(filter(None, names)) or ", ".join(sorted({result.kind for result in results}))
+
+
+def note_by_category(trainer: Trainer, results: Iterable[Result]) -> str:
+    """Return a sentence about the thresholds, where categories have their own; otherwise nothing.
+
+    Args:
+        trainer: Trainer of the run.
+        results: What the run says about each image.
+    """
+    categories = sorted({result.category for result in results})
+    found = {name: applied for name in categories if (applied := applied_post_processor(trainer, name)) is not None}
+    # Without normalisation, anomalib compares the scores of all images with one number.
+    if not any(getattr(applied, "enable_normalization", False) for applied in found.values()):
+        return ""
+    listed = ", ".join(f"{category} {float(applied.image_threshold):#.4g}" for category, applied in found.items())
+    rest = "" if len(found) == len(categories) else " The other categories have the pooled one."
+    return f"Scores are normalised by category, so that 0.5 is the threshold found for each ({listed} before).{rest}"
 
 
 def threshold_of(model: LightningModule) -> tuple[float | None, str]:
