@@ -46,6 +46,11 @@ def rows(trainer=None, seed=1, minutes=None, weights=None, **arguments):
     return expand({**BENCHMARK_PART, "seed": seed, "model": model}, "cpu")
 
 
+def share_of_all_categories():
+    data = {"class_path": "MultiCategory", "init_args": {"dataset": "MVTec"}}
+    expand({"seed": 1, "model": {**MODEL, "minutes": "36%"}, "data": data}, "cpu", 60)
+
+
 def cuda_without_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -268,6 +273,14 @@ BENCHMARK = [
             "seed 1, cpu): minutes is '36%' of nothing",
             "expected 'minutes' for everything as well",
             "Add it",
+        ),
+        Message(
+            "{}: minutes is {}, of which each category has a part",
+            share_of_all_categories,
+            ValueError,
+            "on all (MVTec, seed 1, cpu): minutes is '36%'",
+            "categories is 'all'; expected their names",
+            "Name them in a list, or give the minutes as a number",
         ),
         Message(
             "{}: minutes is {}; expected",

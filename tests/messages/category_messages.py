@@ -64,6 +64,14 @@ def category_without_training_images(surface_root, tmp_path):
     MultiCategory("MVTecAD", root, num_workers=0).setup()
 
 
+def category_of_another_format(surface_root, tmp_path):
+    root = surfaces(surface_root, tmp_path, "bolt", "nut")
+    for path in [*root.glob("nut/t*/*/*.png")]:
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    MultiCategory("MVTecAD", root, num_workers=0).setup()
+
+
 def categories_of_two_tasks(tmp_path):
     for name in ("nut/good", "nut/defect", "bolt/good", "bolt/defect", "bolt/masks"):
         for number in range(3):
@@ -188,6 +196,14 @@ CATEGORIES = [
             "'nut' has no training image",
             "a model needs normal images of each",
             "leave the category out (--data.categories)",
+        ),
+        Message(
+            "The category {} cannot be read",
+            category_of_another_format,
+            RuntimeError,
+            "'nut' cannot be read",
+            "Expected the layout of MVTecAD",
+            "in PNG, or take MVTec for other formats",
         ),
         Message(
             "The checkpoint was trained on",

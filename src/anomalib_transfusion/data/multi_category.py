@@ -270,10 +270,12 @@ class MultiCategory(AnomalibDataModule):
             try:
                 child.setup(_stage)
             except Exception as error:
+                # Of images in another format it finds the masks alone, and says that their numbers differ.
+                formats = " in PNG, or take MVTec for other formats" if self.dataset.__name__ == "MVTecAD" else ""
                 msg = (
-                    f"The category {category!r} cannot be read: {error} Check its folder against the layout of "
-                    f"{self.dataset.__name__}. MVTecAD reads PNG alone; MVTec reads the same layout with other formats "
-                    "(--data.dataset MVTec)."
+                    f"The category {category!r} cannot be read: {error} Expected the layout of "
+                    f"{self.dataset.__name__}. Lay its folder out like that{formats}, or leave the "
+                    "category out (--data.categories)."
                 )
                 raise RuntimeError(msg) from error
             if not len(child.train_data):

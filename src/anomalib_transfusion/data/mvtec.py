@@ -15,6 +15,9 @@ from .download import download
 
 __all__ = ["MVTec"]
 
+#: MVTec AD's own first.
+EXTENSIONS = (".png", *(extension for extension in IMG_EXTENSIONS if extension != ".png"))
+
 
 class _Images(MVTecADDataset):
     """A category in MVTec AD's layout, whose images may be in other formats than PNG, as people's own data are."""
@@ -25,7 +28,7 @@ class _Images(MVTecADDataset):
         self.root_category = root / category
         self.category = category
         self.split = split
-        extensions = (*IMG_EXTENSIONS, *map(str.upper, IMG_EXTENSIONS))
+        extensions = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
         self.samples = make_mvtec_ad_dataset(self.root_category, split=split, extensions=extensions)
 
 
@@ -162,6 +165,6 @@ class MVTec(MVTecAD):
         if len(self.train_data) == 0:
             msg = (
                 f"There is no training image in {self.root / self.category / Split.TRAIN.value / 'good'}. Put images "
-                f"without a defect there, with names that end in {' or '.join(IMG_EXTENSIONS)}."
+                f"without a defect there, with names that end in {', '.join(EXTENSIONS)}."
             )
             raise RuntimeError(msg)
