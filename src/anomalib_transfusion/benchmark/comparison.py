@@ -74,11 +74,8 @@ def commands(rows: pd.DataFrame) -> list[str]:
         return []
     lines = []
     rows = rows.assign(trained_on=rows.get("trained_on", rows["category"]))
-    told = (
-        trainings(rows.assign(trained_on=rows.get("trained_on", rows["category"])))
-        .dropna(subset=["command"])
-        .groupby(["command", "threads", "device"], sort=False, dropna=False)
-    )
+    run_by = trainings(rows).dropna(subset=["command"])
+    told = run_by.groupby(["command", "threads", "device"], sort=False, dropna=False)
     for (command, threads, device), run in told:
         names = [f"{row.model} on {row.trained_on} {row.seed}" for row in run.itertuples()]
         lines += [f"    # {', '.join(names)}; {device}, threads: {threads:.0f}", f"    {command}"]

@@ -63,11 +63,13 @@ class CategoryPictures(Callback):
             for position in positions:
                 folder = folder_of_category(category, batch.image_path[position], datamodule.name)  # type: ignore[index]
                 folders.setdefault(folder, []).append(position)
-        for folder, positions in folders.items():
-            self.visualizer.output_dir = Path(base, folder)
-            part = select(batch, positions)
-            self.visualizer.on_test_batch_end(trainer, pl_module, outputs, part, batch_idx, dataloader_idx)
-        self.visualizer.output_dir = base
+        try:
+            for folder, positions in folders.items():
+                self.visualizer.output_dir = Path(base, folder)
+                part = select(batch, positions)
+                self.visualizer.on_test_batch_end(trainer, pl_module, outputs, part, batch_idx, dataloader_idx)
+        finally:
+            self.visualizer.output_dir = base
 
     def on_predict_batch_end(
         self,

@@ -112,7 +112,7 @@ class ResultSheet(ImageVisualizer):
         """Forget the run before, and decide where the sheets of this one go."""
         del pl_module
         self._results = {}
-        name, categories = getattr(trainer.datamodule, "name", None), categories_of_images(trainer)  # type: ignore[attr-defined]
+        name, categories = getattr(getattr(trainer, "datamodule", None), "name", None), categories_of_images(trainer)
         images: dict[PurePath, list[Path]] = {}
         for image in map(plain_path, evaluated_images(trainer)):
             images.setdefault(folder_of_category(categories.get(image, ""), image, name), []).append(image)
