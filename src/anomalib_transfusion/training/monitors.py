@@ -75,14 +75,16 @@ def keeps_the_newest(callback: Callback) -> bool:
 
 
 def checkpoint_of_the_engine(trainer: Trainer) -> ModelCheckpoint | None:
-    """Return the checkpoint callback that anomalib's engine adds where the user has none, if it did."""
+    """Return the checkpoint callback that anomalib's engine adds where the user has none, if it did.
+
+    The first process decides for all: the folder of a run, by which it is known, is its alone.
+    """
     folder = os.path.realpath(Path(trainer.default_root_dir) / "weights" / "lightning")
-    for callback in trainer.checkpoint_callbacks:
-        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
-            continue
-        if keeps_the_newest(callback) and os.path.realpath(callback.dirpath) == folder:
-            return callback
-    return None
+    present = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    places = [os.path.realpath(callback.dirpath) if callback.dirpath is not None else "" for callback in present]
+    own = [number for number, place in enumerate(places) if place == folder and keeps_the_newest(present[number])]
+    chosen = trainer.strategy.broadcast(own[0] if own else None)
+    return None if chosen is None else present[chosen]
 
 
 def rewrite(trainer: Trainer, callback: ModelCheckpoint) -> None:
