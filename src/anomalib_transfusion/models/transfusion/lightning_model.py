@@ -40,7 +40,7 @@ from .torch_model import MaskAggregation, TransFusionModel
 from .training_sample import TextureSource, TrainingSampler
 from .transforms import normalizations
 from .transparency import Schedule
-from .validation import RareValidation, typed_by_user
+from .validation import RareValidation, WithoutValidation, typed_by_user
 
 __all__ = ["TransFusion"]
 
@@ -333,7 +333,7 @@ class TransFusion(PlainHyperparameters, LoopExport, AnomalibModule):  # type: ig
         self.model.precision = "single" if "precision" in typed else self._precision
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
-        callbacks.append(ImageFiles())
+        callbacks += [ImageFiles(), WithoutValidation()]
         trainer = self.trainer
         use_whole_checkpoints(trainer)
         if trainer.training:
