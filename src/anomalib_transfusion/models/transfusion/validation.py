@@ -113,9 +113,8 @@ class WithoutValidation(Callback):
         mode = getattr(datamodule.val_split_mode, "value", datamodule.val_split_mode)
         if stage == "validate" or mode != "none":
             msg = (
-                f"{type(datamodule).__name__} has no validation images with val_split_mode={mode}, which a validation "
-                "needs, and a test or a prediction without a checkpoint, too. Choose same_as_test, from_test or "
-                "from_train (--data.val_split_mode), or pass a checkpoint of a training (--ckpt_path)."
+                f"{type(datamodule).__name__} has no validation images with val_split_mode={mode}, but they were asked "
+                "for. Choose same_as_test, from_test or from_train (--data.val_split_mode), or none to train without."
             )
             raise ValueError(msg)
         rank_zero_warn(
