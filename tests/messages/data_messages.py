@@ -141,7 +141,66 @@ def metric_without_labels(tiny):
     check_metrics(tiny(post_processor=False, evaluator=Evaluator(test_metrics=[metric])))
 
 
+def folder_beyond_ascii(surface_root, tmp_path, tiny):
+    category = copied(surface_root, tmp_path)
+    run_on(category.rename(category.parent / "Prüfung"), tiny)
+
+
+def defect_without_a_mask(surface_root, tmp_path, tiny):
+    category = copied(surface_root, tmp_path)
+    (category / "ground_truth/crack/000_mask.png").unlink()
+    run_on(category, tiny)
+
+
+def validation_without_images(surface_root, tmp_path, tiny):
+    run = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False)
+    run.validate(tiny(), datamodule=MVTec(surface_root, "brick", num_workers=0, val_split_mode="none"))
+
+
+def training_without_validation(surface_root, tmp_path, tiny):
+    run = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, max_epochs=1)
+    run.fit(tiny(), datamodule=MVTec(surface_root, "brick", num_workers=0, val_split_mode="none"))
+
+
 DATA = [
+    *in_module(
+        "training/data_errors.py",
+        Message(
+            "anomalib takes no folder",
+            folder_beyond_ascii,
+            ValueError,
+            "Prüfung has 'ü'",
+            "other characters than those of ASCII",
+            "Rename the folder, or move the data",
+        ),
+        Message(
+            "Images of defects and masks in {}",
+            defect_without_a_mask,
+            ValueError,
+            "without a mask: 000.png",
+            "anomalib expects a mask for each",
+            "Rename or add masks, move the images without one",
+        ),
+    ),
+    *in_module(
+        "training/without_validation.py",
+        Message(
+            "{} has no validation images",
+            validation_without_images,
+            ValueError,
+            "val_split_mode=none",
+            "but they were asked for",
+            "Choose same_as_test, from_test or from_train",
+        ),
+        Message(
+            "There is no validation with",
+            training_without_validation,
+            UserWarning,
+            "val_split_mode=none",
+            "no threshold and no normalisation of scores",
+            "Choose same_as_test or from_test",
+        ),
+    ),
     *in_module(
         "training/image_files.py",
         Message(

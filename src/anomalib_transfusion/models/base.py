@@ -34,6 +34,7 @@ from anomalib_transfusion.training.progress import RemainingTime
 from anomalib_transfusion.training.seeds import SeededTraining
 from anomalib_transfusion.training.transforms import check_pre_processor
 from anomalib_transfusion.training.validation import rare_validation, typed_by_user
+from anomalib_transfusion.training.without_validation import WithoutValidation
 from anomalib_transfusion.visualization import TrainingGrid, TrainingPanels
 
 from .default_parts import DefaultParts
@@ -102,8 +103,7 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
 
         self.watched = 0
         """Number of samples that the next training step is to show."""
-        self._image_guard = ImageGuard()
-        self._loss_guard = LossGuard()
+        self._image_guard, self._loss_guard = ImageGuard(), LossGuard()
 
     @abstractmethod
     def training_terms(self, batch: ImageBatch) -> tuple[torch.Tensor, ...]:
@@ -187,7 +187,7 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
         self.model.precision = "single" if "precision" in typed else self.shared["precision"]
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
-        callbacks.append(ImageFiles())
+        callbacks += [ImageFiles(), WithoutValidation()]
         trainer = self.trainer
         use_whole_checkpoints(trainer)
         if trainer.training:

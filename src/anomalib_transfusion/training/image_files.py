@@ -19,6 +19,7 @@ from PIL import Image
 
 from anomalib_transfusion.alignment import check_upright, cover_each_other, orientation_of
 
+from .data_errors import explain_data_error
 from .mask_files import check_masks
 from .transforms import check_augmentations
 
@@ -65,7 +66,9 @@ class ImageFiles(Callback):
         self._check(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Find the file behind an exception of the data loader, which says only that "image file is truncated".
+        """Say what is behind an exception of the data module, or which file is behind one of the data loader.
+
+        anomalib says only that there is a mismatch, or that an image file is truncated.
 
         Args:
             trainer: Trainer whose data loaders are searched.
@@ -73,9 +76,10 @@ class ImageFiles(Callback):
             exception: What stopped the run.
 
         Raises:
-            ValueError: If a file cannot be read; names it.
+            ValueError: If a file cannot be read, masks fit no image or a path is refused; names it.
         """
         del pl_module
+        explain_data_error(getattr(trainer, "datamodule", None), exception)
         # The exception of a worker process has the traceback in that process as its text.
         places = "".join(traceback.format_exception(exception))
         if "in read_image\n" in places or "in read_mask\n" in places:
