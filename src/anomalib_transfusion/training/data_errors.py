@@ -62,9 +62,13 @@ def explain_data_error(datamodule: Any, error: BaseException) -> None:  # noqa: 
     Raises:
         ValueError: If a path has characters that anomalib refuses, or masks fit no image; names them.
     """
-    functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    if functions[-1:] == ["validate_path"] and "non-printable" in str(error):
-        path = str(error).partition(": ")[2]
+    first = error
+    # A data module of several data sets says which of them it was.
+    while first.__cause__ is not None:
+        first = first.__cause__
+    functions = [frame.name for frame in traceback.extract_tb(first.__traceback__)]
+    if functions[-1:] == ["validate_path"] and "non-printable" in str(first):
+        path = str(first).partition(": ")[2]
         strange = "".join(dict.fromkeys(character for character in path if not " " <= character <= "~"))
         msg = (
             f"anomalib takes no folder of data whose path has other characters than those of ASCII, and {path} has "
