@@ -35,13 +35,15 @@ from anomalib_transfusion.training.seeds import SeededTraining
 from anomalib_transfusion.training.transforms import check_pre_processor
 from anomalib_transfusion.training.validation import rare_validation, typed_by_user
 from anomalib_transfusion.training.without_validation import WithoutValidation
-from anomalib_transfusion.visualization import TrainingGrid, TrainingPanels
+from anomalib_transfusion.visualization.training_grid import TrainingGrid
 
 from .default_parts import DefaultParts
 
 # anomalib lists the direct subclasses of its module: a class between would be listed in place of the models.
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as Module
+
+    from anomalib_transfusion.visualization.panels import TrainingPanels
 else:
     Module = object
 
@@ -100,7 +102,6 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
 
         self.training_panels: TrainingPanels | None = None
         """What a training step that :meth:`watch` asked for saw and made."""
-
         self.watched = 0
         """Number of samples that the next training step is to show."""
         self._image_guard, self._loss_guard = ImageGuard(), LossGuard()

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_transfusion.networks.acceleration import buffers_kept
 from anomalib_transfusion.training.evaluation import default_evaluator
-from anomalib_transfusion.visualization import ResultSheet
+from anomalib_transfusion.visualization.result_sheet import ResultSheet
 
 __all__ = ["DefaultParts"]
 
