@@ -99,7 +99,6 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
 
         self.panels: dict[str, torch.Tensor] = {}
         """What the batch that was evaluated last became, by name, in [0, 1], ``(B, C, H, W)`` each."""
-
         self.training_panels: TrainingPanels | None = None
         """What a training step that :meth:`watch` asked for saw and made."""
         self.watched = 0
