@@ -51,7 +51,9 @@ def test_a_validation_without_images(tiny, surface_root, tmp_path):
     with pytest.raises(ValueError, match=r"MVTec has no validation images with val_split_mode=none, .* Choose same_as"):
         engine(tmp_path).validate(tiny(), datamodule=data)
     assert engine(tmp_path).test(tiny(), datamodule=data)
-    assert engine(tmp_path).predict(tiny(), datamodule=data)
+    batches = engine(tmp_path).predict(tiny(), datamodule=data)
+    for score, label in ((item.pred_score, item.pred_label) for batch in batches for item in batch):
+        assert bool(label) == (float(score) > 0.5)
 
 
 def test_a_split_that_there_is_not(tiny, surface_root, tmp_path):

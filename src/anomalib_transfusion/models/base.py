@@ -96,7 +96,6 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
         )
         self.shared: dict[str, Any] = {name: given[name] for name in ("precision", "channels_last", "compile")}
         """Parameters that several models have, as plain values by name."""
-
         self.panels: dict[str, torch.Tensor] = {}
         """What the batch that was evaluated last became, by name, in [0, 1], ``(B, C, H, W)`` each."""
         self.training_panels: TrainingPanels | None = None
@@ -187,7 +186,8 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
         self.model.precision = "single" if "precision" in typed else self.shared["precision"]
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
-        callbacks += [ImageFiles(), WithoutValidation()]
+        # In this order: what ImageFiles raises over an exception keeps it from the callbacks behind.
+        callbacks += [WithoutValidation(), ImageFiles()]
         trainer = self.trainer
         use_whole_checkpoints(trainer)
         if trainer.training:
