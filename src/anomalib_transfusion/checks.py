@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Arguments of a constructor held against its signature. The command line does that; a call in Python does not."""
+"""Arguments held against signatures, and tensors against what a function expects; what messages about them list."""
 
 import inspect
 import os
@@ -24,6 +24,7 @@ __all__ = [
     "check_images",
     "check_range",
     "check_shape",
+    "listed",
     "plain",
     "refuse_range",
     "taken_by",
@@ -172,6 +173,17 @@ def _described(annotation: Any) -> str:  # noqa: ANN401
         else:
             words.append(_NAMES[expected])
     return " or ".join(words)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Name some of many, and say how many more there are.
+
+    Args:
+        names: The names.
+        most: How many are named.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_images(images: torch.Tensor, stride: int) -> None:

@@ -48,12 +48,14 @@ class GraphExport(ExportMixin):
                 Defaults to ``"model"``.
             input_size (tuple[int, int] | None): Height and width of the input images, ``None`` for any.
                 Defaults to ``None``.
-            kwargs: Further arguments of ``torch.onnx.export``.
+            kwargs: Further arguments of ``torch.onnx.export``; ``unroll=True`` writes out the steps of a loop, for
+                tools that do not look into loops.
 
         Returns:
             Path: The ONNX model.
 
         Raises:
+            RuntimeError: If PyTorch's exporter does not keep a loop.
             ValueError: If the model works on tiles.
         """
         if self.model.tiler is not None:
@@ -64,10 +66,11 @@ class GraphExport(ExportMixin):
                 "the network for whole images, or export to torch."
             )
             raise ValueError(msg)
+        unroll = kwargs.pop("unroll", False)
         kwargs.setdefault("opset_version", OPSET_VERSION)
         with as_before(self), _without_gradients(self), _in_single_precision(self):  # type: ignore[arg-type]
             path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-        self.tidy(path)
+        self.tidy(path, unroll=unroll)
         return path
 
     def to_openvino(
@@ -132,12 +135,14 @@ class GraphExport(ExportMixin):
         del compression_type
         return {}
 
-    def tidy(self, path: Path) -> None:  # noqa: PLR6301
+    def tidy(self, path: Path, *, unroll: bool) -> None:  # noqa: PLR6301
         """Take the exporter's notes out of an ONNX file, which are larger than the graph. The weights stay in place.
 
         Args:
             path: ONNX model, overwritten.
+            unroll: Whether the steps of a loop are to be written out; without a loop there is nothing to do.
         """
+        del unroll
         import onnx
 
         model = onnx.load(path, load_external_data=False)

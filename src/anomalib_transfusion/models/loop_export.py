@@ -52,47 +52,18 @@ def scan_steps(step: Callable[..., Carry], start: Carry, inputs: tuple[torch.Ten
 class LoopExport(GraphExport):
     """Export of a model that has ``inference_timesteps``, and a loop over them in :func:`scan_steps`."""
 
-    def to_onnx(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Path:
-        """Export to ONNX: pre-processing, reverse process, anomaly map, score and normalisation in one graph.
-
-        In single precision, also of weights in another, in which runtimes lack operations.
-
-        Args:
-            export_root (Path | str): Path to the output folder.
-            model_file_name (str): Name of the exported model.
-                Defaults to ``"model"``.
-            input_size (tuple[int, int] | None): Height and width of the input images, ``None`` for any.
-                Defaults to ``None``.
-            kwargs: Further arguments of ``torch.onnx.export``; ``unroll=True`` writes out the steps of the reverse
-                process, for tools that do not look into loops.
-
-        Returns:
-            Path: The ONNX model.
-
-        Raises:
-            RuntimeError: If PyTorch's exporter does not keep the loop.
-            ValueError: If the model works on tiles.
-        """
-        self._unroll = kwargs.pop("unroll", False)
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-
     def onnx_arguments(self, compression_type: CompressionType | None) -> dict[str, Any]:  # noqa: PLR6301
         """Write the loop out for INT8, because NNCF does not look into loops."""
         return {"unroll": compression_type in QUANTISED}
 
-    def tidy(self, path: Path) -> None:
+    def tidy(self, path: Path, *, unroll: bool) -> None:
         """Write out the loop if that was asked for, and take the exporter's notes out of an ONNX file.
 
         Args:
             path: ONNX model, overwritten.
+            unroll: Whether the steps of the loop are to be written out.
         """
-        _tidy(path, len(self.model.inference_timesteps) if self._unroll else None)
+        _tidy(path, len(self.model.inference_timesteps) if unroll else None)
 
 
 def _tidy(path: Path, num_steps: int | None) -> None:

@@ -14,6 +14,8 @@ from anomalib.data.datamodules.image.mvtecad import MVTecAD
 from anomalib.data.datasets.image.mvtecad import IMG_EXTENSIONS as MVTEC_SUFFIXES
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_transfusion.checks import listed
+
 __all__ = ["explain_data_error"]
 
 # Of files that are named.
@@ -42,8 +44,8 @@ class _Pairs(NamedTuple):
         lonely = [image for image in self.images if not any(image.stem in mask.stem for mask in self.masks)]
         useless = [mask for mask in self.masks if not any(image.stem in mask.stem for image in self.images)]
         if lonely or useless:
-            said = [f"without a mask: {_listed(lonely)}"] if lonely else []
-            return "; ".join([*said, f"masks of no image: {_listed(useless)}"] if useless else said)
+            said = [f"without a mask: {_names(lonely)}"] if lonely else []
+            return "; ".join([*said, f"masks of no image: {_names(useless)}"] if useless else said)
         if len(self.images) != len(self.masks):
             return f"{len(self.images)} images, but {len(self.masks)} masks"
         for image, mask in zip(self.images, self.masks, strict=True):
@@ -120,7 +122,6 @@ def _files(folders: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
     return sorted(path for folder in folders for path in folder.glob("**/*") if path.suffix.lower() in lower)
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def _names(paths: Sequence[Path]) -> str:
     """Return the names of some files."""
-    more = f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
-    return ", ".join(path.name for path in paths[:LISTED]) + more
+    return listed([path.name for path in paths], LISTED)

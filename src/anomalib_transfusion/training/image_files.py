@@ -45,10 +45,9 @@ class ImageFiles(Callback):
         self._checked: set[tuple[str, str | None]] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the training images, and what is read much later: validation images and the test's augmentations."""
+        """Check the training images, and what is read much later: the images of validation and test."""
         del pl_module
         self._check(trainer)
-        check_augmentations(getattr(getattr(trainer, "datamodule", None), "test_data", None))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation images."""

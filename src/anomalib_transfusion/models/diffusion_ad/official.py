@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from anomalib_transfusion.checks import listed
 from anomalib_transfusion.files import reason_of
+from anomalib_transfusion.models.official_keys import renamed
 
 from .segmentation import SegmentationUNet
 from .torch_model import DiffusionADModel
@@ -291,7 +293,7 @@ def unet_keys(network: NoiseUNet) -> dict[str, str]:
     add("middle.0.residual", "middle.0", _RESIDUAL)
     add("middle.0.attention", "middle.1", _ATTENTION)
     add("middle.1.residual", "middle.2", _RESIDUAL)
-    return _renamed(network, prefixes)
+    return renamed(network.state_dict(), prefixes)
 
 
 def segmentation_keys(network: SegmentationUNet) -> dict[str, str]:
@@ -302,19 +304,4 @@ def segmentation_keys(network: SegmentationUNet) -> dict[str, str]:
     for index, name in enumerate(_DECODER_NAMES):
         prefixes[f"decoder.{index}.up"] = f"decoder_segment.up{name}"
         prefixes[f"decoder.{index}.merge"] = f"decoder_segment.db{name}"
-    return _renamed(network, prefixes)
-
-
-def _renamed(network: nn.Module, prefixes: Mapping[str, str]) -> dict[str, str]:
-    """Map each key of a network to the key with its prefix exchanged."""
-    keys = {}
-    for key in network.state_dict():
-        mine = max((prefix for prefix in prefixes if key.startswith(f"{prefix}.")), key=len)
-        keys[key] = prefixes[mine] + key.removeprefix(mine)
-    return keys
-
-
-def listed(keys: list[str], most: int = 5) -> str:
-    """Name some keys, and say how many more there are."""
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return renamed(network.state_dict(), prefixes)

@@ -165,14 +165,11 @@ def panels_of(sample: TrainingSample, prediction: Prediction, number: int) -> Tr
     """
     chosen = largest(sample.target.mask, number)
     columns = {
-        "input": sample.images,
-        "true\nmask": sample.target.mask,
-        "predicted\nmask": prediction.mask_logits.float().sigmoid(),
-        "reconstruction": prediction.reconstruction.float(),
+        "input": sample.images[chosen],
+        "true\nmask": sample.target.mask[chosen],
+        "predicted\nmask": prediction.mask_logits[chosen].float().sigmoid(),
+        "reconstruction": prediction.reconstruction[chosen].float(),
     }
-    # One name a scale, the small one first.
-    timesteps = sample.timestep[:, chosen].T.tolist()
-    return TrainingPanels(
-        {head: images[chosen].cpu() for head, images in columns.items()},
-        [f"t = {', '.join(map(str, row))}" for row in timesteps],
-    )
+    # One timestep a scale, the small one first.
+    names = [f"t = {', '.join(map(str, row))}" for row in sample.timestep[:, chosen].T.tolist()]
+    return TrainingPanels({head: images.cpu() for head, images in columns.items()}, names)

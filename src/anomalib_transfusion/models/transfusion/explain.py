@@ -13,6 +13,7 @@ import torch
 from anomalib_transfusion.visualization.output_names import plain_path, tell_apart
 
 from .film_strip import check_output, visualize_reverse_process
+from .lightning_model import TransFusion
 
 __all__ = ["explain_files"]
 
@@ -49,8 +50,6 @@ def explain_files(
         FileNotFoundError: If there is no such image or checkpoint, or no folder to write into.
         ValueError: If a value is impossible, or a file cannot be read.
     """
-    from .lightning_model import TransFusion
-
     place = _find_device(device)
     images = _find_images(paths)
     plan = _plan(images, output)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from anomalib_transfusion.checks import listed
 from anomalib_transfusion.files import reason_of
+from anomalib_transfusion.models.official_keys import renamed
 
 from .unet import ResUNet
 
@@ -94,7 +96,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """
     if rgbd := sorted(key for key in state if "_rgb." in key or "_d." in key):
         msg = (
-            f"This is a checkpoint of the authors' RGB-D model, which has no counterpart here: {_listed(rgbd)}. Pass "
+            f"This is a checkpoint of the authors' RGB-D model, which has no counterpart here: {listed(rgbd)}. Pass "
             "one of their model for colour images."
         )
         raise ValueError(msg)
@@ -102,7 +104,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if first is None:
         msg = (
             f"The key {PREFIX}image_proj.weight is missing, so this is no checkpoint of the authors' code; "
-            f"its keys are {_listed(sorted(state))}. Pass one of theirs; one of anomalib needs no conversion."
+            f"its keys are {listed(sorted(state))}. Pass one of theirs; one of anomalib needs no conversion."
         )
         raise ValueError(msg)
     base_channels, in_channels = first.shape[:2]
@@ -162,7 +164,7 @@ def import_official(state: Mapping[str, torch.Tensor], network: ResUNet) -> None
     misfit = sorted(key for mine, key in keys.items() if key in state and state[key].shape != ours[mine].shape)
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misfit}
     if any(problems.values()):
-        details = "; ".join(f"{kind}: {_listed(found)}" for kind, found in problems.items() if found)
+        details = "; ".join(f"{kind}: {listed(found)}" for kind, found in problems.items() if found)
         msg = (
             f"The checkpoint does not fit the network. Keys {details}. Leave the parameters of the network to the "
             "checkpoint, or download it again."
@@ -212,14 +214,4 @@ def official_keys(network: ResUNet) -> dict[str, str]:
             f"middle.{block}.{mine}": f"{PREFIX}middle.{name.replace('res.', f'res{block + 1}.')}"
             for mine, name in _BLOCK.items()
         }
-    keys = {}
-    for key in network.state_dict():
-        mine = max((prefix for prefix in prefixes if key.startswith(f"{prefix}.")), key=len)
-        keys[key] = prefixes[mine] + key.removeprefix(mine)
-    return keys
-
-
-def _listed(keys: list[str], most: int = 5) -> str:
-    """Name some keys, and say how many more there are."""
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return renamed(network.state_dict(), prefixes)

@@ -106,13 +106,11 @@ def panels_of(sample: TrainingSample, prediction: Prediction, beta: torch.Tensor
     target = sample.target
     chosen = largest(target.mask, number)
     columns = {
-        "input\nxₜ": (sample.x_t + 1) / 2,
-        "true\nmask": target.mask,
-        "predicted\nmask": prediction.mask_logits.float().sigmoid(),
-        "true normal\nappearance": (target.normal + 1) / 2,
-        "predicted normal\nappearance": (prediction.normal.float() + 1) / 2,
+        "input\nxₜ": (sample.x_t[chosen] + 1) / 2,
+        "true\nmask": target.mask[chosen],
+        "predicted\nmask": prediction.mask_logits[chosen].float().sigmoid(),
+        "true normal\nappearance": (target.normal[chosen] + 1) / 2,
+        "predicted normal\nappearance": (prediction.normal[chosen].float() + 1) / 2,
     }
-    return TrainingPanels(
-        {head: images[chosen].cpu() for head, images in columns.items()},
-        [f"βₜ = {value:.2f}" for value in beta.flatten()[chosen].tolist()],
-    )
+    names = [f"βₜ = {value:.2f}" for value in beta.flatten()[chosen].tolist()]
+    return TrainingPanels({head: images.cpu() for head, images in columns.items()}, names)
