@@ -47,6 +47,12 @@ def surface(surface_root):
     return DemoSurface(root=surface_root, **SURFACE)
 
 
+@pytest.fixture
+def category(surface_root, tmp_path):
+    """Return the folder of a category in MVTec AD's layout, to put odd files into."""
+    return Path(shutil.copytree(surface_root / "brick", tmp_path / "data/brick"))
+
+
 SURFACE = {
     "category": "brick",
     "num_workers": 0,

@@ -3,9 +3,6 @@
 
 """Files that some programs turn and others do not: one orientation for all, or a refusal that names EXIF."""
 
-import shutil
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -77,12 +74,6 @@ def test_a_pixel_more_or_less_does_not_matter():
     assert cover_each_other((641, 480), (320, 240))
     assert not cover_each_other((640, 480), (480, 640))
     assert not cover_each_other((64, 64), (64, 30))
-
-
-@pytest.fixture
-def category(surface_root, tmp_path):
-    """Return the folder of a category in MVTec AD's layout, to put odd files into."""
-    return Path(shutil.copytree(surface_root / "brick", tmp_path / "data/brick"))
 
 
 def engine(folder, **arguments):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import anomalib.models
 import pytest
 
+from conftest import TINY
+
 
 class Model(NamedTuple):
     """A model as a test builds it: a network that trains in a moment on 32x32 pixels.
@@ -51,21 +53,14 @@ class Model(NamedTuple):
         ]
 
 
-SHARED = {
-    "channel_multipliers": (1, 2),
-    "num_blocks": 1,
-    "attention_levels": (-1,),
-    "texture_source": "none",
-    "learning_rate": 1e-3,
-    # The same on every machine.
-    "precision": "single",
-}
+# What does not depend on the model.
+SHARED = {name: value for name, value in TINY.items() if name not in {"timesteps", "base_channels"}}
 
 MODELS = [
     Model(
         "TransFusion",
         "trans_fusion",
-        {"timesteps": 4, "base_channels": 8, **SHARED},
+        TINY,
         ("normal", "mask", "anomaly", "consistency"),
         "model.network.",
     ),

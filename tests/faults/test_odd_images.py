@@ -5,7 +5,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +21,6 @@ from anomalib_transfusion import MVTec
 
 ODD = "test/good/000.png"
 MASK = "ground_truth/crack/000_mask.png"
-
-
-@pytest.fixture
-def category(surface_root, tmp_path):
-    """Return the folder of a category in MVTec AD's layout, to put odd files into."""
-    return Path(shutil.copytree(surface_root / "brick", tmp_path / "data/brick"))
 
 
 def engine(folder, **arguments):

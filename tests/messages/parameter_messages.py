@@ -7,34 +7,12 @@ import math
 
 import torch
 from anomalib.engine import Engine
-from lightning.pytorch import Trainer
 from message_table import Message, in_module
-from PIL import Image
-from torchvision.transforms.v2 import Normalize
 
-from anomalib_transfusion import DemoSurface, TransFusion
-from anomalib_transfusion.models.transfusion.loss import LossTerms, TransFusionLoss
-from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
-from anomalib_transfusion.training.numerics import LossGuard
-from conftest import SURFACE
+from anomalib_transfusion import TransFusion
+from anomalib_transfusion.models.transfusion.loss import TransFusionLoss
 
 IMAGES = torch.rand(1, 3, 32, 32)
-BETA = torch.linspace(0, 1, 4)
-
-
-def set_tiler(model, tiler):
-    model.tiler = tiler
-
-
-def loss_that_is_not_finite():
-    terms = dict.fromkeys(LossTerms._fields, torch.tensor(1.0)) | {"mask": torch.tensor(math.nan)}
-    LossGuard().watch(LossTerms(**terms), step=3)
-
-
-def batch_without_paths(tmp_path):
-    (tmp_path / "masks").mkdir()
-    Image.new("L", (32, 32), 255).save(tmp_path / "masks/000.png")
-    TrainingSampler("nowhere", "none", foreground=tmp_path / "masks")(IMAGES, BETA)
 
 
 def compiler_that_fails(tiny):
@@ -52,24 +30,8 @@ def training_in_16_bits(tiny, surface, tmp_path):
     Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=1).fit(model, datamodule=surface)
 
 
-def more_processes_than_images(tiny, surface):
-    """Only the processes that a trainer is told of count here; none is started."""
-    surface.setup()
-    trainer = Trainer(accelerator="cpu", devices=8, strategy="ddp", logger=False, enable_checkpointing=False)
-    model = tiny()
-    trainer.strategy.connect(model)
-    trainer._data_connector.attach_data(model, datamodule=surface)
-    model.trainer = trainer
-    model.setup("test")
-
-
 class Unreadable:
     """Something that ``torch.load`` does not read."""
-
-
-def normalized_data(tiny, surface_root, tmp_path):
-    data = DemoSurface(root=surface_root, **SURFACE, augmentations=Normalize([0.5], [0.5]))
-    Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False).test(tiny(), datamodule=data)
 
 
 PARAMETERS = [

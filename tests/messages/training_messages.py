@@ -40,16 +40,6 @@ def batch_without_paths(tmp_path):
     TrainingSampler("nowhere", "none", foreground=tmp_path / "masks")(IMAGES, BETA)
 
 
-def compiler_that_fails(tiny):
-    def backend(*_graph):
-        msg = "no compiler on this computer"
-        raise OSError(msg)
-
-    model = tiny().model.eval()
-    model.network.compile(backend=backend)
-    model(IMAGES)
-
-
 def more_processes_than_images(tiny, surface):
     """Only the processes that a trainer is told of count here; none is started."""
     surface.setup()

@@ -3,9 +3,7 @@
 
 """Masks that anomalib would read as something else than what they show are refused or warned of before a run."""
 
-import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -135,12 +133,6 @@ def test_many_masks_are_said_in_one_sentence(tmp_path):
         check_masks([*paths, str(save(tmp_path / "fine.png", disc()))])
     assert "fine.png" not in str(refusal.value)
     assert "4.png" not in str(refusal.value)
-
-
-@pytest.fixture
-def category(surface_root, tmp_path):
-    """Return the folder of a category in MVTec AD's layout, to put odd masks into."""
-    return Path(shutil.copytree(surface_root / "brick", tmp_path / "data/brick"))
 
 
 def engine(folder, **arguments):
