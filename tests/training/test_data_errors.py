@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from anomalib.data import Folder, MVTecAD, PredictDataset
 from anomalib.engine import Engine
+from PIL import Image
 
 from anomalib_transfusion import MultiCategory, MVTec
 
@@ -99,6 +100,17 @@ def test_masks_of_another_format_than_mvtecs(tiny, tmp_path, category):
     theirs = MODULES["MVTecAD"](category)
     with pytest.raises(ValueError, match=r"without a mask: 000\.png, .* ends in \.png, \.PNG, as"):
         train(tiny, tmp_path, theirs)
+
+
+def test_masks_of_images_in_another_format(tiny, tmp_path, category):
+    """Images that our MVTec alone reads are looked for as it reads them."""
+    for number in range(3):
+        png = category / f"test/crack/{number:03}.png"
+        Image.open(png).convert("RGB").save(png.with_suffix(".jpg"))
+        png.unlink()
+    leave_out(1)(category)
+    with pytest.raises(ValueError, match=r"without a mask: 001\.jpg\. .* ends in \.png, \.jpg, "):
+        train(tiny, tmp_path, MODULES["MVTec"](category))
 
 
 def test_numbers_without_zeros_in_front(tiny, tmp_path, category):

@@ -81,6 +81,9 @@ class MVTec(MVTecAD):
             anomalib train --model TransFusion --data MVTec --data.category cable
     """
 
+    #: How the names of its images may end, in any case.
+    extensions = EXTENSIONS
+
     def __init__(
         self,
         root: Path | str | None = "./datasets/MVTecAD",

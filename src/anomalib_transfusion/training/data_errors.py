@@ -96,7 +96,7 @@ def _pairs(datamodule: Any) -> Iterator[_Pairs]:  # noqa: ANN401
     """Yield the images of defects of a data module with their masks, where it is known where they are."""
     for child in getattr(datamodule, "children", {}).values():
         yield from _pairs(child)
-    if isinstance(datamodule, Folder):
+    if isinstance(datamodule, Folder) and datamodule.mask_dir is not None:
         suffixes = tuple(datamodule.extensions or IMG_EXTENSIONS)
         images, masks = (
             [Path(datamodule.root or "") / folder for folder in _as_list(folders)]
@@ -106,9 +106,10 @@ def _pairs(datamodule: Any) -> Iterator[_Pairs]:  # noqa: ANN401
         yield _Pairs(_files(images, suffixes), _files(masks, suffixes), place, suffixes)
     elif isinstance(datamodule, MVTecAD):
         root = Path(datamodule.root) / datamodule.category
+        suffixes = tuple(getattr(datamodule, "extensions", MVTEC_SUFFIXES))
         for kind in sorted(path for path in (root / "test").glob("*") if path.is_dir() and path.name != "good"):
             beside = root / "ground_truth" / kind.name
-            yield _Pairs(_files([kind], MVTEC_SUFFIXES), _files([beside], MVTEC_SUFFIXES), str(beside), MVTEC_SUFFIXES)
+            yield _Pairs(_files([kind], suffixes), _files([beside], suffixes), str(beside), suffixes)
 
 
 def _as_list(folders: Any) -> list[Any]:  # noqa: ANN401
