@@ -23,7 +23,7 @@ from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
 from anomalib_transfusion.networks.acceleration import Precision
-from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank
+from anomalib_transfusion.synthesis import TextureBank
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
 from measure import Built, Contender, Setting
 
@@ -118,7 +118,7 @@ def _shorten(setting: Setting, model: TransFusionModel) -> float:
 def _flops(network: str, image_size: int, training: bool) -> float:
     """Count the operations of a network pass on one image, and of its gradients, without running it."""
     with torch.device("meta"):
-        model = TransFusionModel(**NETWORKS[network]).train()
+        model = TransFusion(**NETWORKS[network]).model.to("meta").train()
         inputs = (torch.zeros(1, 3, image_size, image_size), torch.zeros(1, 1, image_size, image_size), torch.ones(1))
         with FlopCounterMode(display=False) as counter:
             prediction = model(*inputs)
@@ -138,14 +138,19 @@ def _flops_of_training(setting: Setting) -> float:
 # Synthesis: a unit is an anomalous sample.
 
 
+def _sampler(setting: Setting) -> TrainingSampler:
+    """Return the sampler of a training with the setting's textures."""
+    return TransFusion(dtd_dir=setting.textures, **NETWORKS["tiny"]).sampler
+
+
 def _our_generator(setting: Setting) -> Built:
     size = (setting.image_size, setting.image_size)
-    generator = AnomalyGenerator(TextureBank.from_folder(setting.textures, size))
+    generator = _sampler(setting).make_generator(TextureBank.from_folder(setting.textures, size))
     return Built(partial(generator, _images(setting)), setting.batch // 2)
 
 
 def _our_sampler(setting: Setting, per: int = 2) -> Built:
-    sampler = TrainingSampler(setting.textures)
+    sampler = _sampler(setting)
     sampler.prepare()
     beta = torch.linspace(0, 1, 20, device=setting.device)
     return Built(partial(sampler, _images(setting), beta), setting.batch // per)

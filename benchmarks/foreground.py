@@ -114,7 +114,8 @@ def measure(case: Case, estimate: torch.Tensor) -> dict[str, str | float]:
         # The first half of a batch gets the anomalies.
         images = case.image.expand(2 * DRAWS, -1, -1, -1)
         masks = None if foreground is None else foreground.expand(2 * DRAWS, -1, -1, -1)
-        anomalies = AnomalyGenerator(None)(images, masks).mask[:DRAWS]
+        generator = AnomalyGenerator(None, structure_share=1.0, min_perlin_scale=0, grayscale=False)
+        anomalies = generator(images, masks).mask[:DRAWS]
         row[f"anomalies on the object, {name}"] = 100 * (anomalies * case.mask).sum().item() / anomalies.sum().item()
     return row
 

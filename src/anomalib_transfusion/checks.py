@@ -4,6 +4,7 @@
 """Arguments held against signatures, and tensors against what a function expects; what messages about them list."""
 
 import inspect
+import math
 import os
 import reprlib
 import sys
@@ -11,7 +12,7 @@ from collections import UserString
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch._subclasses import FakeTensor
 
 __all__ = [
     "OVERSHOOT",
+    "Range",
     "check_arguments",
     "check_image_size",
     "check_images",
@@ -44,11 +46,28 @@ _NAMES = {
 }
 
 
+class Range(NamedTuple):
+    """Smallest and largest value of a parameter, for its annotation: ``Annotated[int, Range(1, 10, "Use 2.")]``.
+
+    Attributes:
+        least: Smallest value.
+        most: Largest value.
+        remedy: End of the message about another value: what to do.
+        problem: What the message says before, after name and value; ``{least}`` and ``{most}`` are filled in.
+    """
+
+    least: float
+    most: float = math.inf
+    remedy: str = "Leave it out for the default."
+    problem: str = "is impossible; expected {least} to {most}."
+
+
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments as plain values, or raise an error that names one that cannot be what the signature says.
 
-    Numbers, flags, texts, paths and sequences of them are checked. What only the function itself can judge (ranges,
-    the alternatives of a ``Literal``, objects of other classes) is left to it.
+    Numbers, flags, texts, paths and sequences of them, choices (``Literal``) and the :class:`Range` of a number are
+    checked. What only the function itself can judge (what relates two arguments, objects of other classes) is left to
+    it.
 
     Args:
         function: The function, with annotations.
@@ -59,7 +78,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
 
     Raises:
         TypeError: If a value has another type than the signature says.
-        ValueError: If a number is infinite or not a number, or a text is empty.
+        ValueError: If a number is infinite, not a number or out of its range, a text is empty, or a choice unknown.
     """
     accepted = {}
     parameters = inspect.signature(function).parameters.values()
@@ -81,7 +100,24 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
         if isinstance(value, str) and (not value or "\0" in value):
             msg = f"{name}={value!r} is impossible; expected a text that is not empty. Leave it out for the default."
             raise ValueError(msg)
+        _check_choice(name, value, annotation)
+        _check_limits(name, value, annotation)
     return accepted
+
+
+def _check_choice(name: str, value: Any, annotation: Any) -> None:  # noqa: ANN401
+    """Raise ValueError if an annotation is a ``Literal`` of other values."""
+    if get_origin(annotation) is Literal and value not in get_args(annotation):
+        msg = f"{name}={value!r} is unknown; choose one of {', '.join(get_args(annotation))}."
+        raise ValueError(msg)
+
+
+def _check_limits(name: str, value: Any, annotation: Any) -> None:  # noqa: ANN401
+    """Raise ValueError if an annotation has a :class:`Range`, and a value that is not ``None`` is out of it."""
+    for limits in getattr(annotation, "__metadata__", ()):
+        if isinstance(limits, Range) and value is not None and not limits.least <= value <= limits.most:
+            msg = f"{name}={value} {limits.problem.format(**limits._asdict())} {limits.remedy}"
+            raise ValueError(msg)
 
 
 def taken_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +170,9 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """Return the members of a union, or the annotation alone."""
+    """Return the members of a union, or the annotation alone; what an annotation says beside the type is left out."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
 

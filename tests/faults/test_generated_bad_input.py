@@ -25,6 +25,7 @@ from anomalib_transfusion.models.transfusion.unet import Prediction
 from anomalib_transfusion.synthesis.foreground import ForegroundMasks
 from anomalib_transfusion.synthesis.sources import TextureBank
 from conftest import TINY
+from parts import part
 
 # How many inputs each test generates; together they are to be 200 at least.
 EXAMPLES = {
@@ -107,7 +108,7 @@ def network():
     """Return a small network in evaluation mode."""
     torch.manual_seed(0)
     parameters = {name: value for name, value in TINY.items() if name not in {"texture_source", "learning_rate"}}
-    return TransFusionModel(**parameters).eval()
+    return part(TransFusionModel, **parameters).eval()
 
 
 dtypes = st.sampled_from([torch.float32] * 3 + [torch.uint8, torch.int64, torch.bool, torch.float64, torch.complex64])
@@ -188,10 +189,10 @@ def test_losses():
         tensors = [torch.full(shape, 0.5) for shape in shapes]
         arguments = Prediction(*tensors[:3]), Target(*tensors[3:6]), torch.zeros(2, 3, 8, 8), *tensors[6:]
         if fits:
-            assert TransFusionLoss()(*arguments).total.isfinite()
+            assert part(TransFusionLoss)(*arguments).total.isfinite()
             return
         with pytest.raises(ValueError, match=r"has shape .*; expected"):
-            TransFusionLoss()(*arguments)
+            part(TransFusionLoss)(*arguments)
 
 
 # What happens to a file: it ends early, a few bits are turned, or it is something else altogether.

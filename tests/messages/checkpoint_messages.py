@@ -15,13 +15,14 @@ from anomalib_transfusion.files import written_whole
 from anomalib_transfusion.models.loop_export import _tidy
 from anomalib_transfusion.models.transfusion.official import export_official
 from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
+from parts import part
 
 NETWORK = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
 
 
 def official(tmp_path, without=(), **changed):
     """Read a checkpoint of the authors that is not what it should be."""
-    state = export_official(TransFusionModel(**NETWORK).network)
+    state = export_official(part(TransFusionModel, **NETWORK).network)
     state = {key: value for key, value in state.items() if not key.startswith(without)}
     return read_official(tmp_path, {**state, **{f"model.{key}.weight": value for key, value in changed.items()}})
 
@@ -132,7 +133,7 @@ CHECKPOINTS = [
         ),
         Message(
             "This network has positional_encoding={}",
-            lambda: export_official(TransFusionModel(**NETWORK, previous_mask=False).network),
+            lambda: export_official(part(TransFusionModel, **NETWORK, previous_mask=False).network),
             ValueError,
             "previous_mask=False",
             "the authors' always has both",

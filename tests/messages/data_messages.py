@@ -27,6 +27,7 @@ from anomalib_transfusion.training.evaluation import AUROC, F1Score, check_metri
 from anomalib_transfusion.training.image_files import read_image_file
 from anomalib_transfusion.training.mask_files import check_masks
 from conftest import SURFACE
+from parts import part
 
 ARCHIVE = DOWNLOAD_INFO.url.rsplit("/", maxsplit=1)[-1]
 
@@ -108,7 +109,7 @@ def textures_without_a_network(tmp_path, monkeypatch):
     """Nothing listens there, also on a machine with internet."""
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    TrainingSampler(tmp_path / "dtd").prepare()
+    part(TrainingSampler, dtd_dir=tmp_path / "dtd").prepare()
 
 
 def damaged_archive(tmp_path):

@@ -18,6 +18,7 @@ from anomalib_transfusion.models.diffusion_ad.official import (
 from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
 from anomalib_transfusion.networks.gaussian import linear_betas
 from anomalib_transfusion.synthesis.blending import BlendedAnomalyGenerator
+from parts import part
 
 SMALL = {
     "base_channels": 32,
@@ -29,7 +30,7 @@ SMALL = {
 
 
 def build(**parameters):
-    return DiffusionADModel(**{**SMALL, **parameters})
+    return part(DiffusionADModel, **{**SMALL, **parameters})
 
 
 def with_parameter(start, value, expectation, remedy, **parameters):
@@ -41,7 +42,7 @@ def blended(start, value, expectation, remedy, **parameters):
     """Return a row about parameters of the synthesis that are refused."""
     return Message(
         start,
-        lambda: BlendedAnomalyGenerator(None, **parameters),
+        lambda: part(BlendedAnomalyGenerator, None, **parameters),
         ValueError,
         value,
         expectation,
@@ -51,7 +52,7 @@ def blended(start, value, expectation, remedy, **parameters):
 
 def weighted(start, value, expectation, remedy, **parameters):
     """Return a row about parameters of the loss that are refused."""
-    return Message(start, lambda: DiffusionADLoss(**parameters), ValueError, value, expectation, remedy)
+    return Message(start, lambda: part(DiffusionADLoss, **parameters), ValueError, value, expectation, remedy)
 
 
 def damaged_file(tmp_path):
@@ -90,14 +91,6 @@ DIFFUSION_AD = [
     ),
     *in_module(
         "models/diffusion_ad/checks.py",
-        with_parameter("timesteps={} is", "timesteps=1 is", "expected 2 to 10000", "Use 1000", timesteps=1),
-        with_parameter(
-            "{}={} is unknown",
-            "schedule='root'",
-            "unknown",
-            "choose one of linear, cosine",
-            schedule="root",
-        ),
         with_parameter("scale_split={}", "scale_split=1000", "expected 1 to 999", "300 of 1000", scale_split=1000),
         with_parameter(
             "{}={} is no timestep",
@@ -113,22 +106,6 @@ DIFFUSION_AD = [
             "Published are 200 and 400",
             small_timestep=400,
         ),
-        with_parameter(
-            "guidance_weight={} is impossible",
-            "guidance_weight=-1",
-            "expected 0 (no guidance) to 1000",
-            "Use 1, the published weight",
-            guidance_weight=-1,
-        ),
-        with_parameter("noise_draws={}", "noise_draws=0", "expected 1 to 1000", "Use 1", noise_draws=0),
-        with_parameter(
-            "noise_seed={}",
-            "noise_seed=-1",
-            "expected a whole number from 0",
-            "Use 0, or None",
-            noise_seed=-1,
-        ),
-        with_parameter("score_pixels={}", "score_pixels=2000", "expected 1 to 1024", "Use 50", score_pixels=2000),
         Message(
             "guidance_weight={} moves",
             lambda: build(guidance_weight=2.0),
@@ -140,7 +117,6 @@ DIFFUSION_AD = [
     ),
     *in_module(
         "models/diffusion_ad/unet.py",
-        with_parameter("num_groups={}", "num_groups=0", "expected 1 to 8192", "Use 32", num_groups=0),
         with_parameter(
             "base_channels={} does not fit",
             "base_channels=40 does not fit num_groups=32",
@@ -162,7 +138,6 @@ DIFFUSION_AD = [
             "Lower one of them",
             channel_multipliers=(1, 1000),
         ),
-        with_parameter("num_blocks={}", "num_blocks=0", "expected 1 to 64", "Use 2", num_blocks=0),
         with_parameter(
             "attention_levels={}",
             "attention_levels=(2,)",
@@ -179,16 +154,6 @@ DIFFUSION_AD = [
         ),
     ),
     *in_module(
-        "models/diffusion_ad/segmentation.py",
-        with_parameter(
-            "segmentation_width={}",
-            "segmentation_width=0",
-            "expected 1 to 1024 channels",
-            "Use 64",
-            segmentation_width=0,
-        ),
-    ),
-    *in_module(
         "models/diffusion_ad/torch_model.py",
         Message(
             "There is no {}",
@@ -201,7 +166,6 @@ DIFFUSION_AD = [
     ),
     *in_module(
         "models/diffusion_ad/loss.py",
-        weighted("{}={} is impossible", "noise_weight=-1", "at least 0", "Use 0 to switch", noise_weight=-1),
         weighted(
             "All of {} are 0",
             "All of noise_weight, focal_weight, smooth_l1_weight are 0",
@@ -212,7 +176,6 @@ DIFFUSION_AD = [
             smooth_l1_weight=0,
         ),
         weighted("focal_alpha={}", "focal_alpha=0", "expected a factor above 0", "Use 0.5", focal_alpha=0),
-        weighted("focal_gamma={}", "focal_gamma=11", "expected 0 (cross entropy) to 10", "Use 4", focal_gamma=11),
     ),
     *in_module(
         "models/diffusion_ad/official.py",
@@ -276,13 +239,6 @@ DIFFUSION_AD = [
     *in_module(
         "synthesis/blending.py",
         blended(
-            "anomalous_share={}",
-            "anomalous_share=2",
-            "expected 0 (no anomalies) to 1",
-            "Use 0.5",
-            anomalous_share=2,
-        ),
-        blended(
             "max_perlin_scale={}",
             "max_perlin_scale=1",
             "expected min_perlin_scale=2 to 5",
@@ -290,24 +246,63 @@ DIFFUSION_AD = [
             min_perlin_scale=2,
             max_perlin_scale=1,
         ),
-        blended("mask_attempts={}", "mask_attempts=0", "expected 1 to 1000", "Use 50", mask_attempts=0),
         blended("image_share={}", "image_share=(0.8, 0.2)", "in [0, 1]", "Use 0.2 and 0.8", image_share=(0.8, 0.2)),
     ),
     *in_module(
-        "models/diffusion_ad/optimizer.py",
+        "checks.py",
+        with_parameter("{}={} {} {}", "timesteps=1 is", "expected 2 to 10000", "Use 1000", timesteps=1),
+        with_parameter(
+            "{}={} is unknown",
+            "schedule='root'",
+            "unknown",
+            "choose one of linear, cosine",
+            schedule="root",
+        ),
+        with_parameter(
+            "{}={} {} {}",
+            "guidance_weight=-1",
+            "expected 0 (no guidance) to 1000",
+            "Use 1, the published weight",
+            guidance_weight=-1,
+        ),
+        with_parameter("{}={} {} {}", "noise_draws=0", "expected 1 to 1000", "Use 1", noise_draws=0),
+        with_parameter(
+            "{}={} {} {}",
+            "noise_seed=-1",
+            "expected a whole number from 0",
+            "Use 0, or None",
+            noise_seed=-1,
+        ),
+        with_parameter("{}={} {} {}", "score_pixels=2000", "expected 1 to 1024", "Use 50", score_pixels=2000),
+        with_parameter("{}={} {} {}", "num_groups=0", "expected 1 to 8192", "Use 32", num_groups=0),
+        with_parameter("{}={} {} {}", "num_blocks=0", "expected 1 to 64", "Use 2", num_blocks=0),
+        with_parameter(
+            "{}={} {} {}",
+            "segmentation_width=0",
+            "expected 1 to 1024 channels",
+            "Use 64",
+            segmentation_width=0,
+        ),
+        weighted("{}={} {} {}", "noise_weight=-1", "at least 0", "Use 0 to switch", noise_weight=-1),
+        weighted("{}={} {} {}", "focal_gamma=11", "expected 0 (cross entropy) to 10", "Use 4", focal_gamma=11),
+        blended(
+            "{}={} {} {}",
+            "anomalous_share=2",
+            "expected 0 (no anomalies) to 1",
+            "Use 0.5",
+            anomalous_share=2,
+        ),
+        blended("{}={} {} {}", "mask_attempts=0", "expected 1 to 1000", "Use 50", mask_attempts=0),
         Message(
-            "segmentation_schedule={} is unknown",
+            "{}={} is unknown",
             lambda: DiffusionAD(**SMALL, segmentation_schedule="step"),
             ValueError,
             "segmentation_schedule='step'",
             "constant, cosine, swing",
             "choose one of",
         ),
-    ),
-    *in_module(
-        "models/diffusion_ad/training_sample.py",
         Message(
-            "product_kind={} is unknown",
+            "{}={} is unknown",
             lambda: DiffusionAD(**SMALL, product_kind="fabric"),
             ValueError,
             "product_kind='fabric'",

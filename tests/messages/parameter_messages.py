@@ -11,6 +11,7 @@ from message_table import Message, in_module
 
 from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.loss import TransFusionLoss
+from parts import part
 
 IMAGES = torch.rand(1, 3, 32, 32)
 
@@ -65,16 +66,8 @@ PARAMETERS = [
     *in_module(
         "models/transfusion/loss.py",
         Message(
-            "{}={} must not be negative",
-            lambda: TransFusionLoss(focal_weight=-1),
-            ValueError,
-            "focal_weight=-1",
-            "must not be negative",
-            "0 switches the term off",
-        ),
-        Message(
             "All of {} are 0",
-            lambda: TransFusionLoss(0, 0, 0, 0),
+            lambda: part(TransFusionLoss, normal_weight=0, mask_weight=0, anomaly_weight=0, consistency_weight=0),
             ValueError,
             "All of normal_weight, mask_weight, anomaly_weight, consistency_weight are 0",
             "nothing is left to train",
@@ -83,14 +76,6 @@ PARAMETERS = [
     ),
     *in_module(
         "networks/acceleration.py",
-        Message(
-            "precision={} is unknown",
-            lambda tiny: tiny(precision="half"),
-            ValueError,
-            "precision='half'",
-            "auto, single, bfloat16",
-            "choose one of",
-        ),
         Message(
             "{} cannot be trained",
             training_in_16_bits,
@@ -117,14 +102,6 @@ PARAMETERS = [
             "timesteps=1",
             "at least 2 timesteps",
             "the paper has 20",
-        ),
-        Message(
-            "schedule={} is unknown",
-            lambda tiny: tiny(schedule="cosine"),
-            ValueError,
-            "schedule='cosine'",
-            "linear, quadratic, root",
-            "choose one of",
         ),
         Message(
             "start_timestep={} is outside",
@@ -170,14 +147,6 @@ PARAMETERS = [
             "the paper's network has 512",
         ),
         Message(
-            "num_blocks={} must",
-            lambda tiny: tiny(num_blocks=0),
-            ValueError,
-            "num_blocks=0",
-            "must be from 1 to 64",
-            "the paper's network has 2",
-        ),
-        Message(
             "attention_levels={}: {} are not levels",
             lambda tiny: tiny(attention_levels=(-1, 2)),
             ValueError,
@@ -189,36 +158,12 @@ PARAMETERS = [
     *in_module(
         "models/transfusion/torch_model.py",
         Message(
-            "discriminative_weight={}",
-            lambda tiny: tiny(discriminative_weight=2),
-            ValueError,
-            "discriminative_weight=2",
-            "must be in [0, 1]",
-            "1 uses the mask alone, 0 the reconstruction error alone",
-        ),
-        Message(
             "filter_size={} must be odd",
             lambda tiny: tiny(filter_size=4),
             ValueError,
             "filter_size=4",
             "must be odd",
             "the paper's is 7",
-        ),
-        Message(
-            "mask_divisor={} must",
-            lambda tiny: tiny(mask_divisor=0),
-            ValueError,
-            "mask_divisor=0",
-            "must be from 1 to",
-            "leave it out to divide by the number of passes",
-        ),
-        Message(
-            "mask_aggregation={} is unknown",
-            lambda tiny: tiny(mask_aggregation="median"),
-            ValueError,
-            "mask_aggregation='median'",
-            "mean, last",
-            "choose one of",
         ),
         Message(
             "There is no {}: in training mode",
@@ -281,9 +226,65 @@ PARAMETERS = [
         ),
     ),
     *in_module(
-        "models/transfusion/training_sample.py",
+        "checks.py",
         Message(
-            "rotation_probability={} must",
+            "{}={} {} {}",
+            lambda: part(TransFusionLoss, focal_weight=-1),
+            ValueError,
+            "focal_weight=-1",
+            "must not be negative",
+            "0 switches the term off",
+        ),
+        Message(
+            "{}={} is unknown",
+            lambda tiny: tiny(precision="half"),
+            ValueError,
+            "precision='half'",
+            "auto, single, bfloat16",
+            "choose one of",
+        ),
+        Message(
+            "{}={} is unknown",
+            lambda tiny: tiny(schedule="cosine"),
+            ValueError,
+            "schedule='cosine'",
+            "linear, quadratic, root",
+            "choose one of",
+        ),
+        Message(
+            "{}={} {} {}",
+            lambda tiny: tiny(num_blocks=0),
+            ValueError,
+            "num_blocks=0",
+            "must be from 1 to 64",
+            "the paper's network has 2",
+        ),
+        Message(
+            "{}={} {} {}",
+            lambda tiny: tiny(discriminative_weight=2),
+            ValueError,
+            "discriminative_weight=2",
+            "must be in [0, 1]",
+            "1 uses the mask alone, 0 the reconstruction error alone",
+        ),
+        Message(
+            "{}={} {} {}",
+            lambda tiny: tiny(mask_divisor=0),
+            ValueError,
+            "mask_divisor=0",
+            "must be from 1 to",
+            "leave it out to divide by the number of passes",
+        ),
+        Message(
+            "{}={} is unknown",
+            lambda tiny: tiny(mask_aggregation="median"),
+            ValueError,
+            "mask_aggregation='median'",
+            "mean, last",
+            "choose one of",
+        ),
+        Message(
+            "{}={} {} {}",
             lambda tiny: tiny(rotation_probability=2),
             ValueError,
             "rotation_probability=2",

@@ -11,6 +11,7 @@ from message_table import Message, in_module
 from PIL import Image
 
 from anomalib_transfusion.synthesis import AnomalyGenerator, ForegroundMasks, TextureBank
+from parts import part
 
 IMAGES = torch.rand(2, 3, 32, 32)
 
@@ -55,7 +56,7 @@ def turned_mask(tmp_path):
 
 def textures_of_another_size(tmp_path):
     bank = TextureBank.from_folder(picture(tmp_path / "texture.png").parent, (16, 16))
-    AnomalyGenerator(bank)(IMAGES)
+    part(AnomalyGenerator, bank)(IMAGES)
 
 
 def no_texture(tmp_path):
@@ -132,32 +133,16 @@ SYNTHESIS = [
     *in_module(
         "synthesis/generator.py",
         Message(
-            "structure_share={} must be in",
-            lambda: AnomalyGenerator(None, structure_share=1.5),
-            ValueError,
-            "structure_share=1.5",
-            "must be in [0, 1]",
-            "0 takes every anomaly from a texture",
-        ),
-        Message(
             "structure_share={} leaves no source",
-            lambda: AnomalyGenerator(None, structure_share=0),
+            lambda: part(AnomalyGenerator, None, structure_share=0),
             ValueError,
             "structure_share=0",
             "leaves no source of anomalies",
             "Give textures, or a share above 0",
         ),
         Message(
-            "min_perlin_scale={} must be",
-            lambda: AnomalyGenerator(None, min_perlin_scale=6),
-            ValueError,
-            "min_perlin_scale=6",
-            "must be from 0",
-            "to 5 (small ones only)",
-        ),
-        Message(
             "images must have the shape",
-            lambda: AnomalyGenerator(None)(IMAGES[:, :1]),
+            lambda: part(AnomalyGenerator, None)(IMAGES[:, :1]),
             ValueError,
             "got (2, 1, 32, 32)",
             "must have the shape (B, 3, H, W)",
@@ -165,7 +150,7 @@ SYNTHESIS = [
         ),
         Message(
             "foreground must have the shape",
-            lambda: AnomalyGenerator(None)(IMAGES, IMAGES),
+            lambda: part(AnomalyGenerator, None)(IMAGES, IMAGES),
             ValueError,
             "got (2, 3, 32, 32)",
             "must have the shape (2, 1, 32, 32)",
@@ -189,14 +174,6 @@ SYNTHESIS = [
             "broken.jpg",
             "it is damaged or of another format",
             "Replace or remove the file",
-        ),
-        Message(
-            "texture_resize={} is unknown",
-            lambda: TextureBank([Path("a.png")], 32, resize="nearest"),
-            ValueError,
-            "texture_resize='nearest'",
-            "area, bilinear",
-            "choose one of",
         ),
         Message(
             "a TextureBank needs",
@@ -229,6 +206,33 @@ SYNTHESIS = [
             str(Path("skimage/data")),
             "none of the photographs astronaut.png",
             "Install scikit-image from PyPI",
+        ),
+    ),
+    *in_module(
+        "checks.py",
+        Message(
+            "{}={} {} {}",
+            lambda: part(AnomalyGenerator, None, structure_share=1.5),
+            ValueError,
+            "structure_share=1.5",
+            "must be in [0, 1]",
+            "0 takes every anomaly from a texture",
+        ),
+        Message(
+            "{}={} {} {}",
+            lambda: part(AnomalyGenerator, None, min_perlin_scale=6),
+            ValueError,
+            "min_perlin_scale=6",
+            "must be from 0",
+            "to 5 (small ones only)",
+        ),
+        Message(
+            "{}={} is unknown",
+            lambda: TextureBank([Path("a.png")], 32, resize="nearest"),
+            ValueError,
+            "texture_resize='nearest'",
+            "area, bilinear",
+            "choose one of",
         ),
     ),
 ]

@@ -5,9 +5,12 @@
 
 import inspect
 import logging
+import pkgutil
 import re
 import warnings
+from importlib import import_module
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from benchmark_messages import BENCHMARK
@@ -21,6 +24,11 @@ from picture_messages import PICTURES
 from plugin_messages import PLUGIN
 from synthesis_messages import SYNTHESIS
 from training_messages import TRAINING
+
+import anomalib_transfusion
+
+if TYPE_CHECKING:
+    from anomalib_transfusion.checks import Range
 
 MESSAGES = [
     *PARAMETERS,
@@ -101,6 +109,21 @@ def test_message_names_value_expectation_and_remedy(message, request):
 
 def test_every_message_has_a_row_and_every_row_a_message():
     assert problems(templates(), MESSAGES) == []
+
+
+def test_every_range_of_a_parameter_has_a_row():
+    """Their messages stand in annotations, where the sources are not looked through for them."""
+    package = anomalib_transfusion.__name__
+    ranges: dict[Range, set[str]] = {}
+    for found in pkgutil.walk_packages(anomalib_transfusion.__path__, f"{package}."):
+        for function in vars(import_module(found.name)).values():
+            called = function.__init__ if isinstance(function, type) else function
+            for name, annotation in getattr(called, "__annotations__", {}).items():
+                for limits in getattr(annotation, "__metadata__", ()):
+                    ranges.setdefault(limits, set()).add(name)
+    assert {"num_blocks", "noise_seed", "focal_gamma", "mask_divisor"} <= set.union(*ranges.values())
+    named = {row.value.partition("=")[0] for row in MESSAGES}
+    assert [names for names in ranges.values() if not names & named] == []
 
 
 def test_what_is_missing_would_be_found(tmp_path):

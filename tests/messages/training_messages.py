@@ -20,6 +20,7 @@ from anomalib_transfusion.models.transfusion.training_sample import TrainingSamp
 from anomalib_transfusion.training.hyper_parameters import check_readable
 from anomalib_transfusion.training.numerics import LossGuard
 from conftest import SURFACE
+from parts import part
 
 IMAGES = torch.rand(1, 3, 32, 32)
 BETA = torch.linspace(0, 1, 4)
@@ -37,7 +38,7 @@ def loss_that_is_not_finite():
 def batch_without_paths(tmp_path):
     (tmp_path / "masks").mkdir()
     Image.new("L", (32, 32), 255).save(tmp_path / "masks/000.png")
-    TrainingSampler("nowhere", "none", foreground=tmp_path / "masks")(IMAGES, BETA)
+    part(TrainingSampler, texture_source="none", foreground=tmp_path / "masks")(IMAGES, BETA)
 
 
 def more_processes_than_images(tiny, surface):
@@ -149,20 +150,23 @@ TRAINING = [
     *in_module(
         "training/anomalies.py",
         Message(
-            "texture_source={} is unknown",
-            lambda tiny: tiny(texture_source="dtd"),
-            ValueError,
-            "texture_source='dtd'",
-            "folder, photographs, none",
-            "choose one of",
-        ),
-        Message(
             "foreground={} needs",
             batch_without_paths,
             ValueError,
             "masks'",
             "needs the file of each image",
             "Use a data module that gives it",
+        ),
+    ),
+    *in_module(
+        "checks.py",
+        Message(
+            "{}={} is unknown",
+            lambda tiny: tiny(texture_source="dtd"),
+            ValueError,
+            "texture_source='dtd'",
+            "folder, photographs, none",
+            "choose one of",
         ),
     ),
 ]

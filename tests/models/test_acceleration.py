@@ -15,6 +15,7 @@ from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import AttentionBlock, ResidualBlock
 from anomalib_transfusion.networks.acceleration import prefers_bfloat16
 from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format
+from parts import part
 
 SMALL = {"timesteps": 4, "base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
 IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
@@ -22,7 +23,7 @@ IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
 def build(**parameters):
     torch.manual_seed(0)
-    return TransFusionModel(**{**SMALL, **parameters}).eval()
+    return part(TransFusionModel, **{**SMALL, **parameters}).eval()
 
 
 def dtypes_in(model):
@@ -199,11 +200,11 @@ def test_compiled_network_predicts_the_same_and_keeps_its_names(tmp_path):
     """
     code = f"""
 import copy, torch, warnings
-from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+from anomalib_transfusion import TransFusion
 warnings.filterwarnings("error", message="The network cannot be compiled")
 images = torch.rand(2, 3, 16, 24)
-model = TransFusionModel(**{SMALL!r}, precision="single", compile=True).eval()
-plain = TransFusionModel(**{SMALL!r}, precision="single").eval()
+model = TransFusion(**{SMALL!r}, precision="single", compile=True).model.eval()
+plain = TransFusion(**{SMALL!r}, precision="single").model.eval()
 model.load_state_dict(plain.state_dict())
 assert model.network._compiled_call_impl is not None
 wanted = plain(images).anomaly_map
@@ -219,10 +220,10 @@ def test_without_a_compiler_it_warns_and_goes_on(tmp_path):
     """In a process that finds no C++ compiler, and no results of earlier compilations."""
     code = f"""
 import torch, warnings
-from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+from anomalib_transfusion import TransFusion
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    model = TransFusionModel(**{SMALL!r}, compile=True).eval()
+    model = TransFusion(**{SMALL!r}, compile=True).model.eval()
     score = model(torch.rand(1, 3, 16, 16)).pred_score
 said = [str(warning.message) for warning in caught if "cannot be compiled here" in str(warning.message)]
 assert len(said) == 1 and "runs as it is" in said[0], caught

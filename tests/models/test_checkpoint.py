@@ -18,6 +18,7 @@ from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.official import export_official, infer_architecture, read_official
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import ResUNet
+from parts import part
 from paths import REFERENCE, needs_reference
 
 COMMAND = Path(sys.executable).with_name("anomalib-transfusion")
@@ -27,7 +28,9 @@ COMMAND = Path(sys.executable).with_name("anomalib-transfusion")
 def state():
     """A small state dict under the authors' keys."""
     torch.manual_seed(0)
-    return export_official(ResUNet(base_channels=8, channel_multipliers=(1, 2), num_blocks=1, attention_levels=(1,)))
+    return export_official(
+        part(ResUNet, base_channels=8, channel_multipliers=(1, 2), num_blocks=1, attention_levels=(1,)),
+    )
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def test_both_ways_and_both_formats(state, official, tmp_path):
 def test_full_size_both_ways(tmp_path):
     """54,559,431 parameters; the shapes are those of the published network."""
     torch.manual_seed(0)
-    state = export_official(TransFusionModel().network)
+    state = export_official(part(TransFusionModel).network)
     assert state["model.image_proj.weight"].shape == (64, 5, 3, 3)
     assert state["model.middle.attn.projection.weight"].shape == (1536, 512)
     assert state["model.up.14.res.conv1.weight"].shape == (64, 128, 3, 3)

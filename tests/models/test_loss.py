@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 
 from anomalib_transfusion.models.transfusion.loss import Target, TransFusionLoss, ssim_loss
 from anomalib_transfusion.models.transfusion.unet import Prediction
+from parts import part
 
 BETA, NEXT_BETA = torch.full((1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1), 0.25)
 
@@ -34,7 +35,7 @@ def case():
 
 def compute(case, **weights):
     prediction, target, x_t = case
-    return TransFusionLoss(**weights)(prediction, target, x_t, BETA, NEXT_BETA)
+    return part(TransFusionLoss, **weights)(prediction, target, x_t, BETA, NEXT_BETA)
 
 
 def sigmoid(x):
@@ -94,7 +95,7 @@ def test_total_and_switched_off_terms(case):
 @pytest.mark.parametrize("value", [-1.0, float("nan")])
 def test_impossible_weights(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):
-        TransFusionLoss(**{name: value})
+        part(TransFusionLoss, **{name: value})
 
 
 def test_ssim_agrees_with_scikit_image():
@@ -130,8 +131,8 @@ def test_loss_is_computed_in_full_precision_under_autocast():
     target = Target(normal, normal.flip(3) * mask, mask)
     prediction = Prediction(normal * 0.9, normal * 0.8, mask - 0.3)
     beta = torch.full((2, 1, 1, 1), 0.5)
-    expected = TransFusionLoss()(prediction, target, normal, beta, beta / 2).total
+    expected = part(TransFusionLoss)(prediction, target, normal, beta, beta / 2).total
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual = TransFusionLoss()(prediction, target, normal, beta, beta / 2).total
+        actual = part(TransFusionLoss)(prediction, target, normal, beta, beta / 2).total
     assert actual.dtype == torch.float32
     assert actual.item() == expected.item()

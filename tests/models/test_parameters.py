@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from anomalib_transfusion import TransFusion, TransFusionModel
 from anomalib_transfusion.checks import plain
+from parts import part
 
 Pair = namedtuple("Pair", "first second")
 
@@ -99,8 +100,11 @@ def test_a_trained_checkpoint_is_read_back(tiny, surface, tmp_path, parameters):
 
 
 def test_the_network_alone_takes_them_as_well():
-    schedule = TransFusionModel(base_channels=8, timesteps=4, schedule="quadratic").beta
-    assert torch.equal(TransFusionModel(base_channels=8, timesteps=Number.FOUR, schedule=Name.QUADRATIC).beta, schedule)
+    schedule = part(TransFusionModel, base_channels=8, timesteps=4, schedule="quadratic").beta
+    assert torch.equal(
+        part(TransFusionModel, base_channels=8, timesteps=Number.FOUR, schedule=Name.QUADRATIC).beta,
+        schedule,
+    )
 
 
 @pytest.mark.parametrize("value", [b"12", bytearray(b"12"), {1, 2}, "12", 12, [1, 2.5], object()])

@@ -16,6 +16,7 @@ from anomalib_transfusion.models.transfusion.loss import TransFusionLoss
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.transparency import forward_process, transparency_schedule
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
+from parts import part
 from paths import REFERENCE, needs_reference
 from plain_path import plain_copy, plain_network, plain_reverse_process, plain_synthesis, plain_training_step
 
@@ -26,7 +27,7 @@ NETWORK = {"base_channels": 16, "channel_multipliers": (1, 2, 2), "num_blocks": 
 def build(seed: int = 1, **parameters) -> TransFusionModel:
     """Build a model whose masks are neither all zero nor all one."""
     torch.manual_seed(seed)
-    model = TransFusionModel(**{"timesteps": 6, "precision": "single", **NETWORK, **parameters})
+    model = part(TransFusionModel, **{"timesteps": 6, "precision": "single", **NETWORK, **parameters})
     model.network.mask_head.conv.weight.data.mul_(20)
     return model
 
@@ -74,7 +75,7 @@ def losses(steps: int, **parameters) -> tuple[list[float], list[float]]:
     """Train our model and the plain path from the same weights, on the same samples."""
     ours = build(**parameters).train()
     plain = plain_copy(ours).train()
-    loss = TransFusionLoss()
+    loss = part(TransFusionLoss)
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-4) for model in (ours, plain)]
     random = np.random.default_rng(0)
     history: tuple[list[float], list[float]] = ([], [])
@@ -122,7 +123,7 @@ def test_same_gradients():
 
 
 def test_samples_follow_the_paper():
-    images, beta = photograph(6, 64, 64), transparency_schedule(6)
+    images, beta = photograph(6, 64, 64), transparency_schedule(6, "linear")
     random = np.random.default_rng(1)
     anomalous = last = 0
     for _ in range(15):
@@ -144,7 +145,7 @@ def test_samples_follow_the_paper():
 
 
 def test_rotation_takes_all_of_a_sample_along():
-    images, beta = torch.ones(2, 3, 64, 64), transparency_schedule(2)
+    images, beta = torch.ones(2, 3, 64, 64), transparency_schedule(2, "linear")
     sample = plain_synthesis(images, beta, TEXTURES, np.random.default_rng(3), rotation_probability=1)
     outside = (sample.target.normal == 0).all(dim=1, keepdim=True)
     assert outside.any()
@@ -157,7 +158,7 @@ def test_rotation_takes_all_of_a_sample_along():
 def test_areas_of_masks_are_the_published_ones():
     published = json.loads((REFERENCE / "official_mask_statistics.json").read_text())
     random = np.random.default_rng(0)
-    beta = transparency_schedule(20)
+    beta = transparency_schedule(20, "linear")
     areas = []
     for _ in range(100):
         sample = plain_synthesis(torch.zeros(8, 3, 112, 112), beta, (), random, rotation_probability=0)

@@ -16,6 +16,7 @@ from anomalib_transfusion.models.transfusion.loss import Target, TransFusionLoss
 from anomalib_transfusion.models.transfusion.official import export_official, import_official, infer_architecture
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.transparency import forward_process, reverse_step, transparency_schedule
+from parts import part
 from paths import REFERENCE, needs_reference
 
 pytestmark = needs_reference
@@ -42,7 +43,7 @@ def state():
 def model(request, state):
     """The authors' tiny network, evaluated as they do, in each memory format and by each way of computing attention."""
     memory_format, attention = request.param
-    model = TransFusionModel(**infer_architecture(state), start_timestep=18, mask_divisor=19, precision="single")
+    model = part(TransFusionModel, **infer_architecture(state), start_timestep=18, mask_divisor=19, precision="single")
     model.eval()
     import_official(state, model.network)
     with sdpa_kernel(attention):
@@ -72,12 +73,12 @@ def test_network(model, reference, group):
 
 
 def test_forward_process(reference):
-    beta = transparency_schedule(20)[reference.q_t].view(-1, 1, 1, 1)
+    beta = transparency_schedule(20, "linear")[reference.q_t].view(-1, 1, 1, 1)
     close(forward_process(reference.q_x0, reference.q_anomaly, reference.q_mask, beta), reference.q_xt, 1e-6)
 
 
 def test_reverse_step(reference):
-    beta = transparency_schedule(20)
+    beta = transparency_schedule(20, "linear")
     actual = reverse_step(
         reference.q_xt,
         reference.step_mask_prob,
@@ -108,11 +109,11 @@ def test_ssim_loss(reference):
 
 
 def test_losses(model, reference):
-    beta = transparency_schedule(20)
+    beta = transparency_schedule(20, "linear")
     beta_t = beta[reference.loss_t].view(-1, 1, 1, 1)
     x_t = forward_process(reference.loss_x0, reference.loss_anomaly, reference.loss_mask, beta_t)
     with torch.no_grad():
-        losses = TransFusionLoss()(
+        losses = part(TransFusionLoss)(
             model.network(x_t, reference.loss_mask_in, reference.loss_t),
             Target(reference.loss_x0, reference.loss_anomaly, reference.loss_mask),
             x_t,
@@ -135,5 +136,5 @@ def test_state_dict_and_back(model, state):
 
 def test_full_size_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        model = TransFusionModel()
+        model = part(TransFusionModel)
     assert sum(parameter.numel() for parameter in model.network.parameters()) == 54_559_431

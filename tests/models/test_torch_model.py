@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import Prediction, ResidualBlock, ResUNet
+from parts import part
 
 TINY = {
     "base_channels": 8,
@@ -24,7 +25,7 @@ TINY = {
 
 def build(**parameters):
     torch.manual_seed(0)
-    return TransFusionModel(**{**TINY, **parameters})
+    return part(TransFusionModel, **{**TINY, **parameters})
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_positional_encoding_is_the_sine_of_the_row():
 def test_timestep_reaches_every_block(base_channels):
     """In a group of a single channel the normalisation would take away what the timestep adds."""
     torch.manual_seed(0)
-    network = ResUNet(base_channels=base_channels, num_blocks=1)
+    network = part(ResUNet, base_channels=base_channels, num_blocks=1)
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     assert len(blocks) == 4 + 2 + 8
     for block in blocks:
@@ -158,7 +159,7 @@ def test_num_inference_steps_counts_network_passes(images):
 def test_weights_do_not_depend_on_how_they_are_evaluated(images):
     """No retraining: a state dict fits whatever the number of steps, the divisor, the filter or the start."""
     state = build().state_dict()
-    other = TransFusionModel(**TINY, num_inference_steps=2, start_timestep=4, filter_size=3, mask_divisor=6)
+    other = part(TransFusionModel, **TINY, num_inference_steps=2, start_timestep=4, filter_size=3, mask_divisor=6)
     other.load_state_dict(state)
     assert not torch.equal(other.eval()(images).anomaly_map, build().eval()(images).anomaly_map)
 

@@ -9,13 +9,14 @@ from lightning.pytorch import seed_everything
 
 from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
 from anomalib_transfusion.models.transfusion.transparency import forward_process, transparency_schedule
+from parts import part
 from paths import DATASETS, needs_datasets
 
-BETA = transparency_schedule(20)
+BETA = transparency_schedule(20, "linear")
 
 
 def draw(images, **parameters):
-    sampler = TrainingSampler(**{"dtd_dir": "nowhere", "texture_source": "none", **parameters})
+    sampler = part(TrainingSampler, **{"dtd_dir": "nowhere", "texture_source": "none", **parameters})
     return sampler(images, BETA)
 
 
@@ -94,12 +95,12 @@ def test_share_of_rotated_samples(images, probability):
 
 
 def test_default_share_of_rotated_samples_is_the_published_one():
-    assert TrainingSampler("nowhere").rotation_probability == 0.3
+    assert part(TrainingSampler).rotation_probability == 0.3
 
 
 @needs_datasets
 def test_textures_from_a_folder_change_with_the_size_of_the_images():
-    sampler = TrainingSampler(DATASETS / "dtd", texture_source="folder")
+    sampler = part(TrainingSampler, dtd_dir=DATASETS / "dtd", texture_source="folder")
     for size in ((16, 16), (24, 32)):
         sample = sampler(torch.rand(8, 3, *size), BETA)
         assert sample.x_t.shape == (8, 3, *size)
@@ -124,7 +125,7 @@ def test_foreground_masks_need_the_files_of_the_images(tmp_path):
     from PIL import Image
 
     Image.new("L", (16, 16), 255).save(tmp_path / "000.png")
-    sampler = TrainingSampler("nowhere", texture_source="none", foreground=tmp_path)
+    sampler = part(TrainingSampler, texture_source="none", foreground=tmp_path)
     with pytest.raises(ValueError, match="no image_path"):
         sampler(torch.rand(2, 3, 16, 16), BETA)
     sample = sampler(torch.rand(2, 3, 16, 16), BETA, image_paths=["good/000.png", "good/000.png"])

@@ -66,7 +66,7 @@ def test_reverse_step_undoes_the_forward_process():
     generator = torch.Generator().manual_seed(0)
     normal, anomaly = torch.rand(2, 4, 3, 8, 8, generator=generator) * 2 - 1
     mask = (torch.rand(4, 1, 8, 8, generator=generator) > 0.5).float()
-    beta = transparency_schedule(20)
+    beta = transparency_schedule(20, "linear")
     x = forward_process(normal, anomaly, mask, beta[19])
     for t, s in ((19, 18), (18, 11), (11, 2), (2, 0)):
         x = reverse_step(x, mask, beta[t] * anomaly, normal, beta[t], beta[s])

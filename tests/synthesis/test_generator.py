@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank, rotate_some
+from parts import part
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def anomalous(result):
 
 def test_shapes_ranges_and_binary_masks(noisy_textures):
     torch.manual_seed(0)
-    result = AnomalyGenerator(noisy_textures)(torch.rand(8, 3, 32, 32))
+    result = part(AnomalyGenerator, noisy_textures)(torch.rand(8, 3, 32, 32))
     assert result.appearance.shape == (8, 3, 32, 32)
     assert -1 <= result.appearance.min() < -0.5
     assert 0.5 < result.appearance.max() <= 1
@@ -38,7 +39,7 @@ def test_shapes_ranges_and_binary_masks(noisy_textures):
 
 def test_the_first_half_is_anomalous_and_the_rest_untouched():
     torch.manual_seed(1)
-    generator = AnomalyGenerator(None)
+    generator = part(AnomalyGenerator, None)
     seen = torch.zeros(8)
     for _ in range(20):
         result = generator(torch.rand(8, 3, 64, 64))
@@ -51,7 +52,7 @@ def test_the_first_half_is_anomalous_and_the_rest_untouched():
 @pytest.mark.parametrize(("batch", "sure"), [(1, 0), (3, 1), (5, 2)])
 def test_the_middle_of_an_odd_batch_is_anomalous_half_of_the_time(batch, sure):
     torch.manual_seed(2)
-    generator = AnomalyGenerator(None)
+    generator = part(AnomalyGenerator, None)
     counts = [sum(anomalous(generator(torch.rand(batch, 3, 32, 32)))[sure : sure + 1]) for _ in range(300)]
     # Five standard deviations of 300 fair coins, less the few empty masks.
     assert 0.34 < np.mean(counts) < 0.64
@@ -59,7 +60,7 @@ def test_the_middle_of_an_odd_batch_is_anomalous_half_of_the_time(batch, sure):
 
 def test_appearance_is_zero_outside_of_the_mask(noisy_textures):
     torch.manual_seed(3)
-    result = AnomalyGenerator(noisy_textures)(torch.rand(8, 3, 32, 32))
+    result = part(AnomalyGenerator, noisy_textures)(torch.rand(8, 3, 32, 32))
     assert not (result.appearance * (1 - result.mask)).any()
     inside = result.mask.expand_as(result.appearance).bool()
     assert (result.appearance[inside] != 0).float().mean() > 0.9
@@ -80,7 +81,7 @@ def noisy(result):
 
 def test_texture_and_structure_are_drawn_half_and_half(noisy_textures):
     torch.manual_seed(4)
-    generator = AnomalyGenerator(noisy_textures)
+    generator = part(AnomalyGenerator, noisy_textures)
     from_texture = [draw for _ in range(45) for draw in noisy(generator(torch.zeros(64, 3, 32, 32)))]
     assert len(from_texture) > 600
     # Four standard deviations of 600 fair coins.
@@ -90,7 +91,7 @@ def test_texture_and_structure_are_drawn_half_and_half(noisy_textures):
 @pytest.mark.parametrize("share", [0.2, 0.8])
 def test_share_of_structure_anomalies(noisy_textures, share):
     torch.manual_seed(4)
-    generator = AnomalyGenerator(noisy_textures, structure_share=share)
+    generator = part(AnomalyGenerator, noisy_textures, structure_share=share)
     from_texture = [draw for _ in range(30) for draw in noisy(generator(torch.zeros(64, 3, 32, 32)))]
     assert len(from_texture) > 400
     # Four standard deviations of 400 draws.
@@ -100,8 +101,8 @@ def test_share_of_structure_anomalies(noisy_textures, share):
 def test_a_single_source_is_the_only_one(noisy_textures):
     torch.manual_seed(5)
     images = torch.zeros(200, 3, 32, 32)
-    assert np.mean(noisy(AnomalyGenerator(None)(images))) < 0.05
-    assert np.mean(noisy(AnomalyGenerator(noisy_textures, structure_share=0)(images))) > 0.95
+    assert np.mean(noisy(part(AnomalyGenerator, None)(images))) < 0.05
+    assert np.mean(noisy(part(AnomalyGenerator, noisy_textures, structure_share=0)(images))) > 0.95
 
 
 def test_images_that_a_resize_rounded_beyond_the_range(noisy_textures):
@@ -110,7 +111,7 @@ def test_images_that_a_resize_rounded_beyond_the_range(noisy_textures):
     images = torch.full((64, 3, 32, 32), 1.0000001)
     images[::2] = -1e-7
     for _ in range(20):
-        appearance = AnomalyGenerator(noisy_textures, structure_share=1.0)(images).appearance
+        appearance = part(AnomalyGenerator, noisy_textures, structure_share=1.0)(images).appearance
         assert torch.isfinite(appearance).all()
         assert appearance.abs().max() <= 1
 
@@ -121,7 +122,7 @@ def test_anomalies_on_gray_images_are_gray_where_asked(noisy_textures):
     colour = torch.rand(16, 3, 32, 32)
 
     def colourfulness(images, **parameters):
-        appearance = AnomalyGenerator(noisy_textures, **parameters)(images).appearance
+        appearance = part(AnomalyGenerator, noisy_textures, **parameters)(images).appearance
         return float((appearance.amax(dim=1) - appearance.amin(dim=1)).max())
 
     assert colourfulness(gray, grayscale=True) == pytest.approx(0, abs=1e-5)
@@ -134,7 +135,7 @@ def test_each_image_of_a_batch_is_gray_or_not_by_itself(noisy_textures):
     images = torch.cat([torch.rand(8, 1, 32, 32).expand(-1, 3, -1, -1), torch.rand(8, 3, 32, 32)])
     # The first half carries anomalies; two of its images have colour.
     order = [8, 0, 1, 9, 2, 3, *range(4, 8), *range(10, 16)]
-    appearance = AnomalyGenerator(noisy_textures, grayscale=True)(images[order]).appearance[:6]
+    appearance = part(AnomalyGenerator, noisy_textures, grayscale=True)(images[order]).appearance[:6]
     coloured = ((appearance.amax(dim=1) - appearance.amin(dim=1)).amax(dim=(1, 2)) > 0.01).tolist()
     assert coloured == [True, False, False, True, False, False]
 
@@ -143,14 +144,14 @@ def test_anomalies_stay_in_the_foreground(noisy_textures):
     torch.manual_seed(6)
     foreground = torch.zeros(8, 1, 32, 32)
     foreground[:, :, 8:20, 4:30] = 1
-    result = AnomalyGenerator(noisy_textures)(torch.rand(8, 3, 32, 32), foreground)
-    for part in result:
-        assert part.any()
-        assert not (part * (1 - foreground)).any()
+    result = part(AnomalyGenerator, noisy_textures)(torch.rand(8, 3, 32, 32), foreground)
+    for tensor in result:
+        assert tensor.any()
+        assert not (tensor * (1 - foreground)).any()
 
 
 def test_seed_decides(noisy_textures):
-    generator = AnomalyGenerator(noisy_textures)
+    generator = part(AnomalyGenerator, noisy_textures)
     images = torch.rand(8, 3, 32, 32)
     before = images.clone()
     results = []
@@ -165,12 +166,12 @@ def test_seed_decides(noisy_textures):
 
 def test_half_precision_images_give_half_precision_anomalies(noisy_textures):
     torch.manual_seed(9)
-    result = AnomalyGenerator(noisy_textures)(torch.rand(4, 3, 32, 32, dtype=torch.bfloat16))
+    result = part(AnomalyGenerator, noisy_textures)(torch.rand(4, 3, 32, 32, dtype=torch.bfloat16))
     assert {part.dtype for part in result} == {torch.bfloat16}
 
 
 def test_shapes_that_do_not_fit_are_refused(noisy_textures):
-    generator = AnomalyGenerator(noisy_textures)
+    generator = part(AnomalyGenerator, noisy_textures)
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\), got \(2, 1, 32, 32\)"):
         generator(torch.rand(2, 1, 32, 32))
     with pytest.raises(ValueError, match=r"foreground must have the shape \(2, 1, 32, 32\).*got \(2, 1, 16, 32\)"):
@@ -182,7 +183,7 @@ def test_shapes_that_do_not_fit_are_refused(noisy_textures):
 def test_rotation_hits_three_samples_in_ten():
     torch.manual_seed(10)
     images = torch.rand(3000, 1, 16, 16)
-    (rotated,) = rotate_some([images])
+    (rotated,) = rotate_some([images], probability=0.3)
     hit = (rotated != images).any(dim=3).any(dim=2).any(dim=1).float().mean().item()
     # Five standard deviations of 3000 draws; a handful of angles is too small to move a pixel of so small an image.
     assert 0.3 - 0.06 < hit < 0.3 + 0.042
@@ -192,7 +193,7 @@ def test_rotation_keeps_the_rest_bit_for_bit_and_invents_no_value():
     torch.manual_seed(11)
     masks = (torch.rand(40, 1, 24, 32) > 0.5).float()
     images = torch.rand(40, 3, 24, 32)
-    rotated_images, rotated_masks = rotate_some([images, masks])
+    rotated_images, rotated_masks = rotate_some([images, masks], probability=0.3)
     changed = (rotated_images != images).flatten(1).any(dim=1)
     assert 0 < changed.sum() < 40
     assert torch.equal(rotated_images[~changed], images[~changed])

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from textwrap import shorten
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from anomalib_transfusion.checks import check_arguments
 
 __all__ = [
     "Precision",
@@ -198,8 +200,6 @@ def _is_exporting() -> bool:
     return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()
 
 
-def check_precision(precision: str) -> None:
+def check_precision(precision: Precision) -> None:
     """Raise ValueError, naming the value, if a precision is unknown."""
-    if precision not in get_args(Precision):
-        msg = f"precision={precision!r} is unknown; choose one of {', '.join(get_args(Precision))}."
-        raise ValueError(msg)
+    check_arguments(check_precision, locals())

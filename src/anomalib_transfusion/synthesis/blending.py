@@ -4,12 +4,13 @@
 """Synthetic anomalies that are blended into normal images, as DiffusionAD is trained with (its Section III-E)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.synthesis.generator import check_fit, check_synthesis, draw_appearances, match_gray
 from anomalib_transfusion.synthesis.masks import MAX_EXPONENT, ROTATION_DEGREES, THRESHOLD
 from anomalib_transfusion.synthesis.perlin import perlin_noise
@@ -24,7 +25,16 @@ __all__ = [
     "shuffle_strips",
 ]
 
-MAX_ATTEMPTS = 1000
+Share = Annotated[
+    float,
+    Range(
+        0,
+        1,
+        "Use 0.5, the published share.",
+        "is impossible; expected {least} (no anomalies) to {most} (nothing else).",
+    ),
+]
+Attempts = Annotated[int, Range(1, 1000, "Use 50, the published number.")]
 
 
 class BlendedAnomalies(NamedTuple):
@@ -79,7 +89,8 @@ def one_sided_masks(
     foreground: Tensor | None = None,
     device: torch.device | str = "cpu",
     exponents: tuple[int, int] = (0, MAX_EXPONENT),
-    attempts: int = 50,
+    *,
+    attempts: int,
 ) -> Tensor:
     """Draw masks where Perlin noise exceeds one half (not its magnitude, as TransFusion's do) in the foreground.
 
@@ -130,8 +141,7 @@ def blend(images: Tensor, appearance: Tensor, mask: Tensor, image_share: Tensor)
 class BlendedAnomalyGenerator:
     """Blend synthetic anomalies into some images of a batch.
 
-    All random numbers come from torch's global generators. Defaults are the published values, but
-    for ``exact_share``.
+    All random numbers come from torch's global generators.
 
     Args:
         textures: Where texture anomalies take their appearance from; ``None`` for no texture anomalies.
@@ -154,17 +164,18 @@ class BlendedAnomalyGenerator:
     def __init__(
         self,
         textures: TextureBank | None,
-        structure_share: float = 0.5,
-        anomalous_share: float = 0.5,
-        exact_share: bool = True,
-        min_perlin_scale: int = 0,
-        max_perlin_scale: int = MAX_EXPONENT,
-        mask_attempts: int = 50,
-        image_share: Sequence[float] = (0.2, 0.8),
-        grayscale: bool = False,
+        *,
+        structure_share: float,
+        anomalous_share: float,
+        exact_share: bool,
+        min_perlin_scale: int,
+        max_perlin_scale: int,
+        mask_attempts: int,
+        image_share: Sequence[float],
+        grayscale: bool,
     ) -> None:
         check_synthesis(textures is not None, structure_share, min_perlin_scale)
-        check_blending(anomalous_share, (min_perlin_scale, max_perlin_scale), mask_attempts, image_share)
+        check_blending(anomalous_share, min_perlin_scale, max_perlin_scale, mask_attempts, image_share)
         self.textures = textures
         self.structure_share = structure_share
         self.anomalous_share = anomalous_share
@@ -196,7 +207,7 @@ class BlendedAnomalyGenerator:
         if count:
             size = (images.shape[-2], images.shape[-1])
             where = None if foreground is None else foreground[:count]
-            mask[:count] = one_sided_masks(count, size, where, device, self.exponents, self.mask_attempts)
+            mask[:count] = one_sided_masks(count, size, where, device, self.exponents, attempts=self.mask_attempts)
             # A resize with antialiasing goes beyond 1 by rounding, which the changes of appearance do not bear.
             normal = images[:count].float().clamp(0, 1)
             appearance = torch.cat(draw_appearances(normal, self.textures, self.structure_share, shuffle_strips))
@@ -216,27 +227,18 @@ class BlendedAnomalyGenerator:
 
 
 def check_blending(
-    anomalous_share: float,
-    exponents: tuple[int, int],
-    mask_attempts: int,
+    anomalous_share: Share,
+    min_perlin_scale: int,
+    max_perlin_scale: int,
+    mask_attempts: Attempts,
     image_share: Sequence[float],
 ) -> None:
     """Raise ValueError, naming the value, if a parameter of the blending is impossible."""
-    if not 0 <= anomalous_share <= 1:
+    check_arguments(check_blending, locals())
+    if not min_perlin_scale <= max_perlin_scale <= MAX_EXPONENT:
         msg = (
-            f"anomalous_share={anomalous_share} is impossible; expected 0 (no anomalies) to 1 (nothing else). Use 0.5, "
-            "the published share."
-        )
-        raise ValueError(msg)
-    if not exponents[0] <= exponents[1] <= MAX_EXPONENT:
-        msg = (
-            f"max_perlin_scale={exponents[1]} is impossible; expected min_perlin_scale={exponents[0]} to "
+            f"max_perlin_scale={max_perlin_scale} is impossible; expected min_perlin_scale={min_perlin_scale} to "
             f"{MAX_EXPONENT}. Use 5, the published value, or a smaller one for larger anomalies."
-        )
-        raise ValueError(msg)
-    if not 1 <= mask_attempts <= MAX_ATTEMPTS:
-        msg = (
-            f"mask_attempts={mask_attempts} is impossible; expected 1 to {MAX_ATTEMPTS}. Use 50, the published number."
         )
         raise ValueError(msg)
     if len(image_share) != 2 or not 0 <= image_share[0] <= image_share[1] <= 1:

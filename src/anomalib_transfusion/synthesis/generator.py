@@ -4,13 +4,14 @@
 """Synthetic anomalies for a batch of normal images (section 3.3 of the paper)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.synthesis.augmentation import augment_each, send
 from anomalib_transfusion.synthesis.geometry import rotate
 from anomalib_transfusion.synthesis.masks import MAX_EXPONENT, anomaly_mask, draw_noise, previous_mask
@@ -51,9 +52,10 @@ class AnomalyGenerator:
     def __init__(
         self,
         textures: TextureBank | None,
-        structure_share: float = 0.5,
-        min_perlin_scale: int = 0,
-        grayscale: bool = False,
+        *,
+        structure_share: float,
+        min_perlin_scale: int,
+        grayscale: bool,
     ) -> None:
         check_synthesis(textures is not None, structure_share, min_perlin_scale)
         self.textures = textures
@@ -176,7 +178,17 @@ def match_gray(appearance: Tensor, images: Tensor) -> None:
     torch.where(colour.view(-1, 1, 1, 1), appearance, gray, out=appearance)
 
 
-def check_synthesis(textured: bool, structure_share: float, min_perlin_scale: int) -> None:
+def check_synthesis(
+    textured: bool,
+    structure_share: Annotated[
+        float,
+        Range(0, 1, "0 takes every anomaly from a texture, 1 every one from the image itself.", "must be in [0, 1]:"),
+    ],
+    min_perlin_scale: Annotated[
+        int,
+        Range(0, MAX_EXPONENT, "(small ones only).", "must be from 0 (the paper's: anomalies of every size) to {most}"),
+    ],
+) -> None:
     """Raise ValueError, naming the value, if a parameter of the synthesis is impossible.
 
     Args:
@@ -184,27 +196,16 @@ def check_synthesis(textured: bool, structure_share: float, min_perlin_scale: in
         structure_share: As of :class:`AnomalyGenerator`.
         min_perlin_scale: As of :class:`AnomalyGenerator`.
     """
-    if not 0 <= structure_share <= 1:
-        msg = (
-            f"structure_share={structure_share} must be in [0, 1]: 0 takes every anomaly from a texture, 1 every one"
-            " from the image itself."
-        )
-        raise ValueError(msg)
+    check_arguments(check_synthesis, locals())
     if not textured and structure_share == 0:
         msg = (
             f"structure_share={structure_share} leaves no source of anomalies, for there are no textures either. Give"
             " textures, or a share above 0."
         )
         raise ValueError(msg)
-    if not 0 <= min_perlin_scale <= MAX_EXPONENT:
-        msg = (
-            f"min_perlin_scale={min_perlin_scale} must be from 0 (the paper's: anomalies of every size) to"
-            f" {MAX_EXPONENT} (small ones only)."
-        )
-        raise ValueError(msg)
 
 
-def rotate_some(tensors: list[Tensor], probability: float = 0.3, degrees: float = 20.0) -> list[Tensor]:
+def rotate_some(tensors: list[Tensor], probability: float, degrees: float = 20.0) -> list[Tensor]:
     """Rotate some samples of a batch, everything that belongs to a sample by the same angle.
 
     Nearest neighbours are taken, so that masks stay binary and appearances keep their values; what comes from

@@ -5,7 +5,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from anomalib_transfusion.checks import check_arguments
 from anomalib_transfusion.synthesis.augmentation import augment, send
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -242,11 +243,9 @@ class TextureBank:
         return on_device.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def check_texture_resize(resize: str) -> None:
+def check_texture_resize(texture_resize: TextureResize) -> None:
     """Raise ValueError, naming the value, if there is no such way to make textures smaller."""
-    if resize not in get_args(TextureResize):
-        msg = f"texture_resize={resize!r} is unknown; choose one of {', '.join(get_args(TextureResize))}."
-        raise ValueError(msg)
+    check_arguments(check_texture_resize, locals())
 
 
 def shuffle_tiles(images: Tensor) -> Tensor:

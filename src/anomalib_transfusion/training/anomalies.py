@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from anomalib.models.image.draem.lightning_model import DTD_DOWNLOAD_INFO
@@ -15,7 +15,7 @@ from anomalib.models.image.draem.lightning_model import DTD_DOWNLOAD_INFO
 from anomalib_transfusion.checks import check_arguments
 from anomalib_transfusion.data.download import download
 from anomalib_transfusion.synthesis import ForegroundMasks, TextureBank, check_synthesis, estimate_foreground
-from anomalib_transfusion.synthesis.sources import TextureResize, check_texture_resize
+from anomalib_transfusion.synthesis.sources import TextureResize
 
 __all__ = ["AnomalySource", "TextureSource"]
 
@@ -46,13 +46,14 @@ class AnomalySource(ABC):
 
     def __init__(
         self,
+        *,
         dtd_dir: str | Path,
-        texture_source: TextureSource = "folder",
-        foreground: str | Path = "none",
-        structure_share: float = 0.5,
-        min_perlin_scale: int = 0,
-        grayscale_anomalies: bool = False,
-        texture_resize: TextureResize = "area",
+        texture_source: TextureSource,
+        foreground: str | Path,
+        structure_share: float,
+        min_perlin_scale: int,
+        grayscale_anomalies: bool,
+        texture_resize: TextureResize,
     ) -> None:
         given = check_arguments(AnomalySource.__init__, locals())
         self.dtd_dir = Path(given["dtd_dir"])
@@ -62,11 +63,6 @@ class AnomalySource(ABC):
         self.min_perlin_scale: int = given["min_perlin_scale"]
         self.grayscale_anomalies: bool = given["grayscale_anomalies"]
         self.texture_resize: TextureResize = given["texture_resize"]
-        if self.texture_source not in get_args(TextureSource):
-            known = ", ".join(get_args(TextureSource))
-            msg = f"texture_source={self.texture_source!r} is unknown; choose one of {known}."
-            raise ValueError(msg)
-        check_texture_resize(self.texture_resize)
         check_synthesis(self.texture_source != "none", self.structure_share, self.min_perlin_scale)
         self._size: tuple[int, int] | None = None
         self._generator: Callable[..., Any]

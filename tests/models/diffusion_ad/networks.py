@@ -7,6 +7,7 @@ import skimage
 import torch
 
 from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
+from parts import part
 
 NETWORK = {
     "base_channels": 32,
@@ -22,7 +23,7 @@ NETWORK = {
 def build(**parameters) -> DiffusionADModel:
     """Build a model in which nothing is zero and maps take many values."""
     torch.manual_seed(1)
-    model = DiffusionADModel(**{**NETWORK, **parameters})
+    model = part(DiffusionADModel, **{**NETWORK, **parameters})
     for name, parameter in model.unet.named_parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05 if name.endswith("bias") else parameter[0].numel() ** -0.5)

@@ -16,6 +16,7 @@ from anomalib_transfusion.models.diffusion_ad.loss import (
     focal_loss,
     noise_loss,
 )
+from parts import part
 
 
 def test_noise_loss_is_a_mean_over_scales_and_normal_samples():
@@ -55,7 +56,7 @@ def test_a_pixel_that_is_wrong_with_certainty_is_trained():
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 4.0])
 def test_gradients_are_finite_where_the_loss_is_zero(gamma):
     logits = torch.tensor([200.0, -200.0, 0.0], requires_grad=True)
-    focal_loss(cross_entropy(logits, torch.tensor([1.0, 0, 0.5])), 0.5, gamma).sum().backward()
+    focal_loss(cross_entropy(logits, torch.tensor([1.0, 0, 0.5]), from_logits=True), 0.5, gamma).sum().backward()
     assert torch.isfinite(logits.grad).all()
 
 
@@ -64,10 +65,10 @@ def test_weights():
     noise, logits = torch.randn(2, 2, 3, 8, 8), torch.randn(2, 1, 8, 8)
     prediction = Prediction(torch.zeros_like(noise), torch.zeros(2, 3, 8, 8), logits)
     target = Target(noise, torch.rand(2, 1, 8, 8), torch.tensor([0.0, 1]))
-    plain = DiffusionADLoss(1.0, 1.0, 1.0)(prediction, target)
-    default = DiffusionADLoss()(prediction, target)
+    plain = part(DiffusionADLoss, noise_weight=1.0, focal_weight=1.0, smooth_l1_weight=1.0)(prediction, target)
+    default = part(DiffusionADLoss)(prediction, target)
     assert default.focal.item() == pytest.approx(5 * plain.focal.item())
     assert plain.noise.item() == pytest.approx(noise[:, 0].square().mean().item())
     assert default.total.item() == pytest.approx((plain.noise + 5 * plain.focal + plain.smooth_l1).item())
-    published = DiffusionADLoss(noise_weight=2.0)(prediction, target)
+    published = part(DiffusionADLoss, noise_weight=2.0)(prediction, target)
     assert published.noise.item() == pytest.approx(noise[:, 0].square().mean(dim=(1, 2, 3)).sum().item())

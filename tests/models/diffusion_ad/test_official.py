@@ -17,6 +17,7 @@ from anomalib_transfusion.models.diffusion_ad.official import (
     read_official,
 )
 from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
+from parts import part
 
 from .networks import NETWORK, build, photograph
 
@@ -49,7 +50,7 @@ def test_there_and_back(file):
         "num_groups": 32,
         "segmentation_width": 8,
     }
-    model = DiffusionADModel(**architecture, precision="single").eval()
+    model = part(DiffusionADModel, **architecture, precision="single").eval()
     import_official(checkpoint, model)
     images = photograph(1, 32, 32)
     assert torch.equal(model(images).anomaly_map, build()(images).anomaly_map)
@@ -67,7 +68,7 @@ def test_architectures_are_inferred(parameters, tmp_path):
     torch.save(export_official(build(**parameters)), tmp_path / "params.pt")
     found = infer_architecture(read_official(tmp_path / "params.pt"))
     assert {name: found[name] for name in parameters} == parameters
-    import_official(read_official(tmp_path / "params.pt"), DiffusionADModel(**found))
+    import_official(read_official(tmp_path / "params.pt"), part(DiffusionADModel, **found))
 
 
 def test_the_older_form_of_torch_files(tmp_path):
@@ -134,7 +135,7 @@ def test_missing_and_surplus_keys_are_named_and_nothing_is_loaded(file):
     del checkpoint.unet["middle.1.to_qkv.bias"]
     checkpoint.segmentation["encoder_segment.extra"] = torch.zeros(1)
     checkpoint.unet["out.2.bias"] = torch.zeros(4)
-    model = DiffusionADModel(**NETWORK)
+    model = part(DiffusionADModel, **NETWORK)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     message = "missing: middle.1.to_qkv.bias; unexpected: encoder_segment.extra; of another shape: out.2.bias"
     with pytest.raises(ValueError, match=message):

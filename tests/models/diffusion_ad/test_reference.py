@@ -50,6 +50,7 @@ from anomalib_transfusion.networks.gaussian import (
     predict_x_0,
     rates,
 )
+from parts import part
 from paths import REFERENCE, needs_reference
 
 from .plain_path import published_aupro
@@ -81,7 +82,7 @@ def model(checkpoint):
 
 
 def build(checkpoint, **parameters) -> DiffusionADModel:
-    model = DiffusionADModel(**{**infer_architecture(checkpoint), "precision": "single", **parameters})
+    model = part(DiffusionADModel, **{**infer_architecture(checkpoint), "precision": "single", **parameters})
     import_official(checkpoint, model)
     return model.eval()
 
@@ -131,7 +132,13 @@ def test_schedules(reference):
 def test_time_embedding(model, reference):
     embedding = model.unet.time_embedding
     close(embedding.sinusoids(reference.temb_t), reference.temb_sin_32, 1e-6)
-    published = DiffusionADModel(base_channels=128, channel_multipliers=(1,), attention_levels=(), segmentation_width=1)
+    published = part(
+        DiffusionADModel,
+        base_channels=128,
+        channel_multipliers=(1,),
+        attention_levels=(),
+        segmentation_width=1,
+    )
     close(published.unet.time_embedding.sinusoids(reference.temb_t), reference.temb_sin_128, 1e-6)
     with torch.no_grad():
         close(embedding(reference.temb_t, torch.float32), reference.temb_mlp, 1e-6)
@@ -279,7 +286,7 @@ def training_pass(model, reference):
     noise = torch.stack((reference.train_noise_s, reference.train_noise_b))
     prediction = model(reference.train_image, torch.stack((reference.train_t_s, reference.train_t_b)), noise)
     target = Target(noise, reference.train_mask, reference.train_label)
-    return prediction, target, DiffusionADLoss(**PUBLISHED_LOSS)(prediction, target)
+    return prediction, target, part(DiffusionADLoss, **PUBLISHED_LOSS)(prediction, target)
 
 
 def check_terms(terms, reference):
@@ -413,7 +420,7 @@ def test_first_training_steps(checkpoint, reference):
 def test_layout_of_the_published_size():
     """Every key and shape of the published networks."""
     layout = json.loads((REFERENCE / "diffusionad_full_layout.json").read_text())
-    model = DiffusionADModel()
+    model = part(DiffusionADModel)
     for network, keys, name in (
         (model.unet, unet_keys, "unet"),
         (model.segmentation, segmentation_keys, "seg"),

@@ -15,6 +15,7 @@ from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss, Targe
 from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
 from anomalib_transfusion.models.diffusion_ad.training_sample import AnomalySampler, kind_of_product
 from anomalib_transfusion.synthesis import TextureBank
+from parts import part
 
 from .networks import build, photograph
 
@@ -29,7 +30,7 @@ def step(model, images, label=None):
     timestep, noise = model.draw_diffusion(images)
     label = torch.arange(len(images)) % 2 if label is None else label
     mask = label.view(-1, 1, 1, 1).float() * (torch.rand(len(images), 1, *images.shape[2:]) > 0.9)
-    terms = DiffusionADLoss()(model.train()(images, timestep, noise), Target(noise, mask, label.float()))
+    terms = part(DiffusionADLoss)(model.train()(images, timestep, noise), Target(noise, mask, label.float()))
     terms.total.backward()
     return terms
 
@@ -245,7 +246,7 @@ def test_predictions_leave_the_images_alone(model):
 def test_sizes_of_images(model):
     with pytest.raises(ValueError, match=r"40x64 pixels .*multiples of 32. The nearest sizes are 32x64 or 64x64"):
         model(torch.rand(1, 3, 40, 64))
-    deeper = DiffusionADModel(base_channels=32, channel_multipliers=(1,) * 7, num_blocks=1, segmentation_width=1)
+    deeper = part(DiffusionADModel, base_channels=32, channel_multipliers=(1,) * 7, num_blocks=1, segmentation_width=1)
     with pytest.raises(ValueError, match="multiples of 64"):
         deeper.eval()(torch.rand(1, 3, 32, 64))
 
@@ -265,13 +266,13 @@ def test_training_samples():
     torch.manual_seed(0)
     model = build()
     images = photograph(4, 64, 64)
-    sample = AnomalySampler("nowhere", "none")(images, model)
+    sample = part(AnomalySampler, texture_source="none")(images, model)
     assert sample.timestep.shape == (2, 4)
     assert sample.target.noise.shape == (2, 4, 3, 64, 64)
     assert sample.target.label.tolist() == [1, 1, 0, 0]
     assert torch.equal(sample.images[2:], images[2:])
     prediction = model.train()(sample.images, sample.timestep, sample.target.noise)
-    assert torch.isfinite(DiffusionADLoss()(prediction, sample.target).total)
+    assert torch.isfinite(part(DiffusionADLoss)(prediction, sample.target).total)
 
 
 def test_kinds_of_products():
@@ -291,7 +292,7 @@ def test_kinds_of_products():
     ],
 )
 def test_textures_take_photographs_alone(kind, category, share):
-    sampler = AnomalySampler("nowhere", "photographs", product_kind=kind)
+    sampler = part(AnomalySampler, texture_source="photographs", product_kind=kind)
     sampler.choose_kind(category)
     assert sampler.make_generator(TextureBank.from_photographs((32, 32))).structure_share == share
     # Where there are no photographs, the image itself is all that there is.
@@ -300,7 +301,8 @@ def test_textures_take_photographs_alone(kind, category, share):
 
 def test_a_few_steps_bring_the_loss_down():
     torch.manual_seed(0)
-    model = DiffusionADModel(
+    model = part(
+        DiffusionADModel,
         base_channels=16,
         num_groups=8,
         channel_multipliers=(1, 2),
@@ -310,12 +312,12 @@ def test_a_few_steps_bring_the_loss_down():
         precision="single",
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    sampler = AnomalySampler("nowhere", "none")
+    sampler = part(AnomalySampler, texture_source="none")
     images = photograph(4, 32, 32)
     losses = []
     for _ in range(60):
         sample = sampler(images, model)
-        terms = DiffusionADLoss()(model.train()(sample.images, sample.timestep, sample.target.noise), sample.target)
+        terms = part(DiffusionADLoss)(model.train()(sample.images, sample.timestep, sample.target.noise), sample.target)
         optimizer.zero_grad()
         terms.total.backward()
         optimizer.step()

@@ -20,7 +20,7 @@ from anomalib_transfusion.training.learning_rate import check_rates
 from .checks import NoiseScales, Schedule
 from .loss import DiffusionADLoss, LossTerms
 from .official import import_official, infer_architecture, read_official
-from .optimizer import SegmentationSchedule, check_schedule, configure_adam
+from .optimizer import SegmentationSchedule, configure_adam
 from .torch_model import DiffusionADModel
 from .training_sample import AnomalySampler, ProductKind, panels_of
 
@@ -157,7 +157,6 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
             learning_rate=self.learning_rate,
             segmentation_learning_rate=self.segmentation_learning_rate,
         )
-        check_schedule(self.segmentation_schedule)
         self.model = DiffusionADModel(**taken_by(DiffusionADModel, given))
         self.loss = DiffusionADLoss(**taken_by(DiffusionADLoss, given))
         self.sampler = AnomalySampler(**taken_by(AnomalySampler, given))

@@ -3,18 +3,27 @@
 
 """The losses of DiffusionAD: of the predicted noise, and of the predicted mask (paper Section III-D)."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.checks import check_arguments, check_shape
+from anomalib_transfusion.checks import Range, check_arguments, check_shape
 
 __all__ = ["DiffusionADLoss", "LossTerms", "Prediction", "Target", "cross_entropy", "focal_loss", "noise_loss"]
 
 # Logarithms of probabilities are not taken below this, as in torch's binary cross entropy.
 MIN_LOG = -100.0
+
+Weight = Annotated[
+    float,
+    Range(0, remedy="Use 0 to switch the term off.", problem="is impossible; expected a weight of at least {least}."),
+]
+Gamma = Annotated[
+    float,
+    Range(0, 10, "Use 4, the published one.", "is impossible; expected {least} (cross entropy) to {most}."),
+]
 
 
 class Prediction(NamedTuple):
@@ -77,7 +86,7 @@ def noise_loss(prediction: Tensor, noise: Tensor, label: Tensor) -> Tensor:
     return (of_samples * normal).sum() / normal.sum().clamp(min=1)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, from_logits: bool = True) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, from_logits: bool) -> Tensor:
     """Return the binary cross entropy of each pixel, for soft targets as well; logarithms are at least -100.
 
     Args:
@@ -131,20 +140,17 @@ class DiffusionADLoss(nn.Module):
 
     def __init__(
         self,
-        noise_weight: float = 1.0,
-        focal_weight: float = 5.0,
-        smooth_l1_weight: float = 1.0,
-        focal_alpha: float = 0.5,
-        focal_gamma: float = 4.0,
-        focal_from_logits: bool = True,
+        *,
+        noise_weight: Weight,
+        focal_weight: Weight,
+        smooth_l1_weight: Weight,
+        focal_alpha: float,
+        focal_gamma: Gamma,
+        focal_from_logits: bool,
     ) -> None:
         check_arguments(DiffusionADLoss.__init__, locals())
         super().__init__()
         weights = {"noise_weight": noise_weight, "focal_weight": focal_weight, "smooth_l1_weight": smooth_l1_weight}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                msg = f"{name}={weight} is impossible; expected a weight of at least 0. Use 0 to switch the term off."
-                raise ValueError(msg)
         if not any(weights.values()):
             msg = f"All of {', '.join(weights)} are 0; expected one above 0. Keep a term, or nothing is left to train."
             raise ValueError(msg)
@@ -152,11 +158,6 @@ class DiffusionADLoss(nn.Module):
             msg = (
                 f"focal_alpha={focal_alpha} is impossible; expected a factor above 0. Use 0.5, the published one, and "
                 "focal_weight=0 to switch the focal loss off."
-            )
-            raise ValueError(msg)
-        if not 0 <= focal_gamma <= 10:
-            msg = (
-                f"focal_gamma={focal_gamma} is impossible; expected 0 (cross entropy) to 10. Use 4, the published one."
             )
             raise ValueError(msg)
         self.noise_weight = noise_weight

@@ -4,7 +4,7 @@
 """Adam with a learning rate for each of DiffusionAD's two networks."""
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
@@ -14,20 +14,12 @@ from anomalib_transfusion.training.learning_rate import elapsed_share
 if TYPE_CHECKING:
     from .lightning_model import DiffusionAD
 
-__all__ = ["SegmentationSchedule", "check_schedule", "configure_adam"]
+__all__ = ["SegmentationSchedule", "configure_adam"]
 
 SegmentationSchedule = Literal["constant", "cosine", "swing"]
 
 # The published code steps a cosine of 10 epochs after each step: down in ten steps, and up again in ten.
 SWING_STEPS = 10
-
-
-def check_schedule(schedule: str) -> None:
-    """Raise ValueError, naming it, if a schedule is unknown."""
-    if schedule not in get_args(SegmentationSchedule):
-        known = ", ".join(get_args(SegmentationSchedule))
-        msg = f"segmentation_schedule={schedule!r} is unknown; choose one of {known}."
-        raise ValueError(msg)
 
 
 def configure_adam(model: "DiffusionAD") -> dict[str, Any]:

@@ -7,8 +7,12 @@ anomalib has that network in its Draem, for two logits and 2x upsampling without
 DiffusionAD aligns them.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
+
+from anomalib_transfusion.checks import Range, check_arguments
 
 __all__ = ["SegmentationUNet"]
 
@@ -16,7 +20,16 @@ __all__ = ["SegmentationUNet"]
 IN_CHANNELS = 6
 # Channels of each level as multiples of the width, highest resolution first.
 MULTIPLIERS = (1, 2, 4, 8, 8, 8)
-MAX_WIDTH = 1024
+
+Width = Annotated[
+    int,
+    Range(
+        1,
+        1024,
+        "Use 64, the published width, or less for a smaller network.",
+        "is impossible; expected {least} to {most} channels.",
+    ),
+]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -80,23 +93,19 @@ class SegmentationUNet(nn.Module):
     """U-Net that compares an image with its reconstruction (paper Section III-C).
 
     Args:
-        width: Channels at the highest resolution.
+        segmentation_width: Channels at the highest resolution, 1 to 1024.
 
     Raises:
+        TypeError: If the width is no whole number.
         ValueError: If the width is impossible.
     """
 
     # Five times halved.
     stride = 2 ** (len(MULTIPLIERS) - 1)
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, segmentation_width: Width) -> None:
+        width: int = check_arguments(SegmentationUNet.__init__, locals())["segmentation_width"]
         super().__init__()
-        if not 1 <= width <= MAX_WIDTH:
-            msg = (
-                f"segmentation_width={width} is impossible; expected 1 to {MAX_WIDTH} channels. Use 64, the published "
-                "width, or less for a smaller network."
-            )
-            raise ValueError(msg)
         widths = [width * multiplier for multiplier in MULTIPLIERS]
         self.encoder = nn.ModuleList(
             double_convolution(before, after) for before, after in zip([IN_CHANNELS, *widths], widths, strict=False)

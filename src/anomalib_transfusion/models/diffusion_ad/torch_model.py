@@ -5,19 +5,18 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_transfusion.checks import check_arguments, check_images, check_shape
+from anomalib_transfusion.checks import Range, check_arguments, check_images, check_shape, taken_by
 from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
     buffers_kept,
-    check_precision,
     prefers_channels_last,
     run_network,
     working_dtype,
@@ -33,7 +32,7 @@ from anomalib_transfusion.networks.gaussian import (
 )
 from anomalib_transfusion.training.tiling import check_tiler
 
-from .checks import NoiseScales, Schedule, check_diffusion, check_evaluation, warn_of_extrapolation
+from .checks import NoiseScales, Schedule, check_scales, warn_of_extrapolation
 from .guidance import clamp_reconstruction, guidance_share, guided_reconstruction
 from .loss import Prediction
 from .segmentation import SegmentationUNet
@@ -43,6 +42,31 @@ __all__ = ["Denoised", "Diffusion", "DiffusionADModel"]
 
 # Side of the fixed noise image, that of the published images; larger images repeat it.
 NOISE_SIDE = 256
+
+Guidance = Annotated[
+    float,
+    Range(0, 1000, "Use 1, the published weight.", "is impossible; expected {least} (no guidance) to {most}."),
+]
+Draws = Annotated[int, Range(1, 1000, "Use 1, the published number; each draw takes as long as the first.")]
+Seed = Annotated[
+    int | None,
+    Range(
+        0,
+        2**63 - 1,
+        "Use 0, or None for noise that is drawn anew for each image.",
+        "is impossible; expected a whole number from {least} to 2**63 - 1.",
+    ),
+]
+# At most those of the smallest image that the segmentation network takes.
+ScorePixels = Annotated[
+    int,
+    Range(
+        1,
+        32 * 32,
+        "Use 50, the published number.",
+        "is impossible; expected {least} to {most}, the pixels of the smallest image.",
+    ),
+]
 
 
 class Diffusion(NamedTuple):
@@ -73,8 +97,6 @@ class Denoised(NamedTuple):
 
 class DiffusionADModel(nn.Module):
     """The two networks of DiffusionAD and norm-guided one-step denoising (paper Sections III-B and III-C).
-
-    Where no other is named, a default is the published value.
 
     Args:
         timesteps: Number of timesteps T, up to 10,000; with the linear schedule at least 21.
@@ -118,43 +140,34 @@ class DiffusionADModel(nn.Module):
 
     def __init__(
         self,
-        timesteps: int = 1000,
-        schedule: Schedule = "linear",
-        noise_scales: NoiseScales = "both",
-        scale_split: int = 300,
-        small_timestep: int = 200,
-        big_timestep: int = 400,
-        guidance_weight: float = 1.0,
-        detach_guide: bool = False,
-        noise_draws: int = 1,
-        noise_seed: int | None = 0,
-        score_pixels: int = 50,
-        base_channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4),
-        num_blocks: int = 2,
-        attention_levels: Sequence[int] = (-3, -2, -1),
-        num_heads: int = 4,
-        num_groups: int = 32,
-        segmentation_width: int = 64,
-        precision: Precision = "auto",
-        channels_last: bool | None = None,
-        checkpointing: bool = False,
-        compile: bool = False,  # noqa: A002
+        *,
+        timesteps: Annotated[int, Range(2, 10_000, "Use 1000, the published number.")],
+        schedule: Schedule,
+        noise_scales: NoiseScales,
+        scale_split: int,
+        small_timestep: int,
+        big_timestep: int,
+        guidance_weight: Guidance,
+        detach_guide: bool,
+        noise_draws: Draws,
+        noise_seed: Seed,
+        score_pixels: ScorePixels,
+        base_channels: int,
+        channel_multipliers: Sequence[int],
+        num_blocks: int,
+        attention_levels: Sequence[int],
+        num_heads: int,
+        num_groups: int,
+        segmentation_width: int,
+        precision: Precision,
+        channels_last: bool | None,
+        checkpointing: bool,
+        compile: bool,  # noqa: A002
     ) -> None:
-        check_arguments(DiffusionADModel.__init__, locals())
+        given = check_arguments(DiffusionADModel.__init__, locals())
         super().__init__()
-        check_diffusion(timesteps, schedule, noise_scales, scale_split, small_timestep, big_timestep)
-        check_evaluation(guidance_weight, noise_draws, noise_seed, score_pixels)
-        check_precision(precision)
-        self.unet = NoiseUNet(
-            base_channels=base_channels,
-            channel_multipliers=channel_multipliers,
-            num_blocks=num_blocks,
-            attention_levels=attention_levels,
-            num_heads=num_heads,
-            num_groups=num_groups,
-            checkpointing=checkpointing,
-        )
+        check_scales(**taken_by(check_scales, given))
+        self.unet = NoiseUNet(**taken_by(NoiseUNet, given))
         self.segmentation = SegmentationUNet(segmentation_width)
         # Both are powers of two.
         self.stride = max(self.unet.stride, self.segmentation.stride)

@@ -4,15 +4,14 @@
 """From normal images to training samples: blended anomalies, and noise at two scales."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from anomalib_transfusion.checks import check_arguments
+from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.synthesis import TextureBank
 from anomalib_transfusion.synthesis.blending import BlendedAnomalyGenerator, check_blending
-from anomalib_transfusion.synthesis.masks import MAX_EXPONENT
 from anomalib_transfusion.training.anomalies import AnomalySource
 from anomalib_transfusion.visualization.panels import TrainingPanels, largest
 
@@ -65,14 +64,13 @@ class AnomalySampler(AnomalySource):
     """Draws training samples from normal images, on their device.
 
     Args:
-        source: As of :class:`AnomalySource`.
         product_kind: ``object``, ``texture`` (no anomalies from the image itself), or ``auto``: by the category.
         anomalous_share: As of :class:`BlendedAnomalyGenerator`, and all that follow.
         exact_share: As there.
         max_perlin_scale: As there.
         mask_attempts: As there.
         image_share: As there.
-        named: As of :class:`AnomalySource`.
+        source: As of :class:`AnomalySource`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -81,30 +79,22 @@ class AnomalySampler(AnomalySource):
 
     def __init__(
         self,
-        *source: Any,  # noqa: ANN401
-        product_kind: ProductKind = "auto",
-        anomalous_share: float = 0.5,
-        exact_share: bool = True,
-        max_perlin_scale: int = MAX_EXPONENT,
-        mask_attempts: int = 50,
-        image_share: Sequence[float] = (0.2, 0.8),
-        **named: Any,  # noqa: ANN401
+        *,
+        product_kind: ProductKind,
+        anomalous_share: float,
+        exact_share: bool,
+        max_perlin_scale: int,
+        mask_attempts: int,
+        image_share: Sequence[float],
+        **source: Any,  # noqa: ANN401
     ) -> None:
         given = check_arguments(AnomalySampler.__init__, locals())
-        super().__init__(*source, **named)
+        super().__init__(**source)
         self.product_kind: ProductKind = given.pop("product_kind")
-        if self.product_kind not in get_args(ProductKind):
-            msg = f"product_kind={self.product_kind!r} is unknown; choose one of {', '.join(get_args(ProductKind))}."
-            raise ValueError(msg)
         self.blending = given
         self._texture = self.product_kind == "texture"
         # Refuses what is impossible before any file is read.
-        check_blending(
-            anomalous_share,
-            (self.min_perlin_scale, max_perlin_scale),
-            mask_attempts,
-            given["image_share"],
-        )
+        check_blending(min_perlin_scale=self.min_perlin_scale, **taken_by(check_blending, given))
 
     def choose_kind(self, category: str | None) -> None:
         """Choose the kind of product for ``product_kind="auto"``.
@@ -121,7 +111,7 @@ class AnomalySampler(AnomalySource):
         share = 0.0 if self._texture and textures is not None else self.structure_share
         return BlendedAnomalyGenerator(
             textures,
-            share,
+            structure_share=share,
             min_perlin_scale=self.min_perlin_scale,
             grayscale=self.grayscale_anomalies,
             **self.blending,

@@ -9,12 +9,14 @@ blocks, attention with several heads at low resolutions, and a timestep embeddin
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format, normalized_in_strips
 
 __all__ = ["NoiseUNet", "check_unet"]
@@ -24,7 +26,6 @@ MAX_PERIOD = 10_000
 # Far beyond any use, and below what exhausts the memory of a computer without a word.
 MAX_WIDTH = 8192
 MAX_LEVELS = 10
-MAX_BLOCKS = 64
 
 
 class TimeEmbedding(nn.Module):
@@ -187,13 +188,14 @@ class NoiseUNet(nn.Module):
 
     def __init__(
         self,
-        base_channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4),
-        num_blocks: int = 2,
-        attention_levels: Sequence[int] = (-3, -2, -1),
-        num_heads: int = 4,
-        num_groups: int = 32,
-        checkpointing: bool = False,
+        *,
+        base_channels: int,
+        channel_multipliers: Sequence[int],
+        num_blocks: int,
+        attention_levels: Sequence[int],
+        num_heads: int,
+        num_groups: int,
+        checkpointing: bool,
     ) -> None:
         super().__init__()
         check_unet(base_channels, channel_multipliers, num_blocks, attention_levels, num_heads, num_groups)
@@ -284,18 +286,14 @@ def zero_initialized(layer: nn.Module) -> nn.Module:
 def check_unet(
     base_channels: int,
     channel_multipliers: Sequence[int],
-    num_blocks: int,
+    num_blocks: Annotated[int, Range(1, 64, "Use 2, the published number.")],
     attention_levels: Sequence[int],
     num_heads: int,
-    num_groups: int,
+    num_groups: Annotated[int, Range(1, MAX_WIDTH, "Use 32, the published number, or fewer.")],
 ) -> None:
     """Raise ValueError, naming the value, if a network of these sizes cannot be built."""
+    check_arguments(check_unet, locals())
     multipliers = tuple(channel_multipliers)
-    if not 1 <= num_groups <= MAX_WIDTH:
-        msg = (
-            f"num_groups={num_groups} is impossible; expected 1 to {MAX_WIDTH}. Use 32, the published number, or fewer."
-        )
-        raise ValueError(msg)
     if base_channels < 2 or base_channels % 2 or base_channels % num_groups:
         step = math.lcm(2, num_groups)
         nearest = max(step, round(base_channels / step) * step)
@@ -316,9 +314,6 @@ def check_unet(
             f"base_channels={base_channels} with channel_multipliers={multipliers} gives {widest} channels; expected "
             f"at most {MAX_WIDTH}. Lower one of them (the published network has 512)."
         )
-        raise ValueError(msg)
-    if not 1 <= num_blocks <= MAX_BLOCKS:
-        msg = f"num_blocks={num_blocks} is impossible; expected 1 to {MAX_BLOCKS}. Use 2, the published number."
         raise ValueError(msg)
     levels = len(multipliers)
     if wrong := [level for level in attention_levels if not -levels <= level < levels]:

@@ -4,22 +4,25 @@
 """Sizes of TransFusion's network that cannot be built."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from anomalib_transfusion.checks import Range, check_arguments
 
 __all__ = ["check_architecture"]
 
 # Far beyond any use, and below what exhausts the memory of a computer without a word.
 MAX_WIDTH = 8192
 MAX_LEVELS = 10
-MAX_BLOCKS = 64
 
 
 def check_architecture(
     base_channels: int,
     channel_multipliers: Sequence[int],
-    num_blocks: int,
+    num_blocks: Annotated[int, Range(1, 64, "(the paper's network has 2).", "must be from {least} to {most}")],
     attention_levels: Sequence[int],
 ) -> None:
     """Raise ValueError, naming the value, if a network of these sizes cannot be built."""
+    check_arguments(check_architecture, locals())
     if base_channels < 8 or base_channels % 8:
         msg = f"base_channels={base_channels} must be a positive multiple of 8 (the paper's network has 64)."
         raise ValueError(msg)
@@ -34,9 +37,6 @@ def check_architecture(
             f"base_channels={base_channels} with channel_multipliers={tuple(channel_multipliers)} gives {widest} "
             f"channels; expected at most {MAX_WIDTH} (the paper's network has 512)."
         )
-        raise ValueError(msg)
-    if not 1 <= num_blocks <= MAX_BLOCKS:
-        msg = f"num_blocks={num_blocks} must be from 1 to {MAX_BLOCKS} (the paper's network has 2)."
         raise ValueError(msg)
     levels = len(channel_multipliers)
     if wrong := [level for level in attention_levels if not -levels <= level < levels]:

@@ -3,14 +3,14 @@
 
 """The losses of TransFusion (paper Eq. 5 to 9)."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import sigmoid_focal_loss
 
-from anomalib_transfusion.checks import check_arguments, check_shape
+from anomalib_transfusion.checks import Range, check_arguments, check_shape
 
 from .transparency import reverse_step
 from .unet import Prediction
@@ -21,6 +21,8 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 # Of images in [-1, 1]; it sets the two stabilising constants of SSIM.
 SSIM_DYNAMIC_RANGE = 2.0
+
+Weight = Annotated[float, Range(0, remedy="0 switches the term off.", problem="must not be negative;")]
 
 
 class Target(NamedTuple):
@@ -105,18 +107,15 @@ class TransFusionLoss(nn.Module):
 
     def __init__(
         self,
-        normal_weight: float = 1.0,
-        mask_weight: float = 1.0,
-        anomaly_weight: float = 1.0,
-        consistency_weight: float = 1.0,
-        focal_weight: float = 5.0,
+        *,
+        normal_weight: Weight,
+        mask_weight: Weight,
+        anomaly_weight: Weight,
+        consistency_weight: Weight,
+        focal_weight: Weight,
     ) -> None:
         given: dict[str, float] = check_arguments(TransFusionLoss.__init__, locals())
         super().__init__()
-        for name, weight in given.items():
-            if not weight >= 0:
-                msg = f"{name}={weight} must not be negative; 0 switches the term off."
-                raise ValueError(msg)
         self.focal_weight = given.pop("focal_weight")
         self.weights = given
         if not any(self.weights.values()):

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -13,13 +13,12 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.checks import check_arguments, check_images, check_range, check_shape, taken_by
+from anomalib_transfusion.checks import Range, check_arguments, check_images, check_range, check_shape, taken_by
 from anomalib_transfusion.models.loop_export import Carry, scan_steps
 from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
     buffers_kept,
-    check_precision,
     prefers_channels_last,
     run_network,
     working_dtype,
@@ -35,7 +34,15 @@ MaskAggregation = Literal["mean", "last"]
 
 # Far beyond any use, and far below what takes minutes for one image.
 MAX_FILTER_SIZE = 999
-MAX_MASK_DIVISOR = 1_000_000
+
+Divisor = Annotated[
+    int | None,
+    Range(1, 1_000_000, "leave it out to divide by the number of passes.", "must be from {least} to {most};"),
+]
+Weight = Annotated[
+    float,
+    Range(0, 1, "1 uses the mask alone, 0 the reconstruction error alone.", "(lambda of Eq. 10) must be in [0, 1]:"),
+]
 
 
 class ReverseStep(NamedTuple):
@@ -115,31 +122,31 @@ class TransFusionModel(nn.Module):
 
     def __init__(
         self,
-        timesteps: int = 20,
-        schedule: Schedule = "linear",
-        base_channels: int = 64,
-        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
-        num_blocks: int = 2,
-        attention_levels: Sequence[int] = (-2, -1),
-        positional_encoding: bool = True,
-        previous_mask: bool = True,
-        num_inference_steps: int | None = None,
-        start_timestep: int | None = None,
-        mask_divisor: int | None = None,
-        mask_aggregation: MaskAggregation = "mean",
-        discriminative_weight: float = 0.95,
-        filter_size: int = 7,
-        precision: Precision = "auto",
-        channels_last: bool | None = None,
-        compile: bool = False,  # noqa: A002
+        *,
+        timesteps: int,
+        schedule: Schedule,
+        base_channels: int,
+        channel_multipliers: Sequence[int],
+        num_blocks: int,
+        attention_levels: Sequence[int],
+        positional_encoding: bool,
+        previous_mask: bool,
+        num_inference_steps: int | None,
+        start_timestep: int | None,
+        mask_divisor: Divisor,
+        mask_aggregation: MaskAggregation,
+        discriminative_weight: Weight,
+        filter_size: int,
+        precision: Precision,
+        channels_last: bool | None,
+        compile: bool,  # noqa: A002
     ) -> None:
         given = check_arguments(TransFusionModel.__init__, locals())
         super().__init__()
         beta = transparency_schedule(given["timesteps"], given["schedule"])
         passes, start = given["num_inference_steps"], given["start_timestep"]
         self.inference_timesteps = inference_timesteps(given["timesteps"], passes, start)
-        check_final_map(**taken_by(check_final_map, given))
-        check_precision(given["precision"])
+        check_filter_size(given["filter_size"])
         self.network = ResUNet(**taken_by(ResUNet, given))
         # Not in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
         self.register_buffer("beta", beta, persistent=False)
@@ -336,31 +343,11 @@ class TransFusionModel(nn.Module):
         return F.avg_pool2d(combined, self.filter_size, stride=1, padding=self.filter_size // 2)
 
 
-def check_final_map(
-    discriminative_weight: float,
-    filter_size: int,
-    mask_divisor: int | None,
-    mask_aggregation: str,
-) -> None:
-    """Raise ValueError, naming the value, if a parameter of the final map is impossible."""
-    if not 0 <= discriminative_weight <= 1:
-        msg = (
-            f"discriminative_weight={discriminative_weight} (lambda of Eq. 10) must be in [0, 1]: 1 uses the mask "
-            "alone, 0 the reconstruction error alone."
-        )
-        raise ValueError(msg)
+def check_filter_size(filter_size: int) -> None:
+    """Raise ValueError, naming the value, if the mean filter has no centre or is far too large."""
     if not 1 <= filter_size <= MAX_FILTER_SIZE or filter_size % 2 == 0:
         msg = (
             f"filter_size={filter_size} must be odd, so that it has a centre, and from 1 to {MAX_FILTER_SIZE} (the "
             "paper's is 7)."
         )
-        raise ValueError(msg)
-    if mask_divisor is not None and not 1 <= mask_divisor <= MAX_MASK_DIVISOR:
-        msg = (
-            f"mask_divisor={mask_divisor} must be from 1 to {MAX_MASK_DIVISOR}; leave it out to divide by the number "
-            "of passes."
-        )
-        raise ValueError(msg)
-    if mask_aggregation not in get_args(MaskAggregation):
-        msg = f"mask_aggregation={mask_aggregation!r} is unknown; choose one of {', '.join(get_args(MaskAggregation))}."
         raise ValueError(msg)

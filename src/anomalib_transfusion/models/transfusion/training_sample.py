@@ -4,11 +4,11 @@
 """From normal images to training samples: synthetic anomalies at a random timestep of the forward process."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 
-from anomalib_transfusion.checks import check_arguments
+from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank, rotate_some
 from anomalib_transfusion.training.anomalies import AnomalySource, TextureSource
 from anomalib_transfusion.visualization.panels import TrainingPanels, largest
@@ -40,26 +40,32 @@ class TrainingSampler(AnomalySource):
     """Draws training samples from normal images, on their device (paper Sections 3.2, 3.3 and 4.3).
 
     Args:
+        rotation_probability: Share of the samples that are rotated by up to 20 degrees, in [0, 1].
         source: As of :class:`AnomalySource`.
-        rotation_probability: Share of the samples that are rotated by up to 20 degrees.
-        named: As of :class:`AnomalySource`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
         ValueError: If a parameter is impossible; the message names it.
     """
 
-    def __init__(self, *source: Any, rotation_probability: float = 0.3, **named: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        rotation_probability: Annotated[float, Range(0, 1, "0 rotates none.", "must be in [{least}, {most}];")],
+        **source: Any,  # noqa: ANN401
+    ) -> None:
         given = check_arguments(TrainingSampler.__init__, locals())
-        super().__init__(*source, **named)
+        super().__init__(**source)
         self.rotation_probability: float = given["rotation_probability"]
-        if not 0 <= self.rotation_probability <= 1:
-            msg = f"rotation_probability={self.rotation_probability} must be in [0, 1]; 0 rotates none."
-            raise ValueError(msg)
 
     def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
         """Return the generator of the paper's anomalies."""
-        return AnomalyGenerator(textures, self.structure_share, self.min_perlin_scale, self.grayscale_anomalies)
+        return AnomalyGenerator(
+            textures,
+            structure_share=self.structure_share,
+            min_perlin_scale=self.min_perlin_scale,
+            grayscale=self.grayscale_anomalies,
+        )
 
     def __call__(
         self,

@@ -7,9 +7,11 @@ Images, normal and anomaly appearance are in [-1, 1] with shape ``(B, C, H, W)``
 transparency beta is in [0, 1] (0: the anomaly is invisible, 1: it is opaque) and broadcasts against them.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
+
+from anomalib_transfusion.checks import check_arguments
 
 __all__ = ["Schedule", "forward_process", "inference_timesteps", "reverse_step", "transparency_schedule"]
 
@@ -19,7 +21,7 @@ Schedule = Literal["linear", "quadratic", "root"]
 MAX_TIMESTEPS = 10_000
 
 
-def transparency_schedule(timesteps: int, schedule: Schedule = "linear") -> torch.Tensor:
+def transparency_schedule(timesteps: int, schedule: Schedule) -> torch.Tensor:
     """Return the transparency beta_t for t = 0 ... timesteps - 1 (paper Section 4.3; Table 4 for the alternatives).
 
     Args:
@@ -32,21 +34,15 @@ def transparency_schedule(timesteps: int, schedule: Schedule = "linear") -> torc
     Raises:
         ValueError: If there are fewer than two timesteps or far too many, or the schedule is unknown.
     """
+    check_arguments(transparency_schedule, locals())
     if not 2 <= timesteps <= MAX_TIMESTEPS:
         msg = (
             f"timesteps={timesteps}: a schedule from 0 to 1 needs at least 2 timesteps, and {MAX_TIMESTEPS} are the "
             "most (the paper has 20)."
         )
         raise ValueError(msg)
-    equally_spaced = torch.linspace(0, 1, timesteps)
-    if schedule == "linear":
-        return equally_spaced
-    if schedule == "quadratic":
-        return equally_spaced.square()
-    if schedule == "root":
-        return equally_spaced.sqrt()
-    msg = f"schedule={schedule!r} is unknown; choose one of {', '.join(get_args(Schedule))}."
-    raise ValueError(msg)
+    u = torch.linspace(0, 1, timesteps)
+    return {"linear": u, "quadratic": u.square(), "root": u.sqrt()}[schedule]
 
 
 def inference_timesteps(timesteps: int, steps: int | None = None, start: int | None = None) -> list[int]:

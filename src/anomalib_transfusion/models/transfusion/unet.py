@@ -277,12 +277,13 @@ class ResUNet(nn.Module):
 
     def __init__(
         self,
-        base_channels: int = 64,
-        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
-        num_blocks: int = 2,
-        attention_levels: Sequence[int] = (-2, -1),
-        positional_encoding: bool = True,
-        previous_mask: bool = True,
+        *,
+        base_channels: int,
+        channel_multipliers: Sequence[int],
+        num_blocks: int,
+        attention_levels: Sequence[int],
+        positional_encoding: bool,
+        previous_mask: bool,
     ) -> None:
         super().__init__()
         check_architecture(base_channels, channel_multipliers, num_blocks, attention_levels)

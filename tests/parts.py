@@ -1,0 +1,45 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Parts of the models, which take all of their parameters by name: defaults are declared by the models alone."""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from anomalib_transfusion import DiffusionAD, TransFusion
+from anomalib_transfusion.checks import taken_by
+
+Part = TypeVar("Part")
+
+
+@cache
+def defaults_of(model: type) -> dict[str, Any]:
+    """Return the defaults of a model's parameters, those that it shares with other models included."""
+    signatures = [
+        inspect.signature(vars(base)["__init__"]).parameters
+        for base in reversed(model.__mro__)
+        if "__init__" in vars(base) and base.__module__.startswith("anomalib_transfusion.")
+    ]
+    return {
+        name: parameter.default
+        for signature in signatures
+        for name, parameter in signature.items()
+        if parameter.default is not parameter.empty
+    }
+
+
+def part(kind: Callable[..., Part], *arguments: Any, **parameters: Any) -> Part:
+    """Build a part of a model with the model's defaults.
+
+    Args:
+        kind: Class of the part.
+        arguments: What it takes beside parameters.
+        parameters: Parameters that differ from the defaults.
+    """
+    of_diffusion_ad = any(name in kind.__module__ for name in ("diffusion_ad", "blending"))
+    defaults = defaults_of(DiffusionAD if of_diffusion_ad else TransFusion)
+    # The generators of anomalies call it by a shorter name.
+    defaults = {**defaults, "grayscale": defaults["grayscale_anomalies"]}
+    return kind(*arguments, **{**taken_by(kind, defaults), **parameters})
