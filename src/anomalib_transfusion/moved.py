@@ -1,15 +1,17 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Former names of modules, which code, configs and exported models of earlier versions have."""
+"""Former places of modules and names, which code, configs and exported models of earlier versions have."""
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
-__all__ = ["MOVED", "keep_former_names"]
+__all__ = ["MOVED", "former_names", "keep_former_names"]
 
 _PACKAGE = __name__.rpartition(".")[0]
 _OF_TRANSFUSION = {
@@ -37,6 +39,12 @@ MOVED = {
 }
 """Former names of modules, each with the present one."""
 
+_MOVED_OUT_OF = {
+    "synthesis": {"previous_mask": "models.transfusion.previous_mask"},
+    "synthesis.masks": {"previous_mask": "models.transfusion.previous_mask"},
+    "visualization": {"visualize_reverse_process": "models.transfusion.film_strip"},
+}
+
 
 class _FormerNames(MetaPathFinder, Loader):
     """Imports a module under its present name where the former one is asked for: both are the same object."""
@@ -62,3 +70,21 @@ def keep_former_names() -> None:
     """Let the former names of modules be imported; nothing is imported before."""
     if not any(isinstance(finder, _FormerNames) for finder in sys.meta_path):
         sys.meta_path.append(_FormerNames())
+
+
+def former_names(module: str) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module that names have moved out of, up to a module that imports this one.
+
+    Args:
+        module: The module's ``__name__``; it has an ``__all__``.
+    """
+    moved = _MOVED_OUT_OF[module.removeprefix(f"{_PACKAGE}.")]
+
+    def find(name: str) -> Any:  # noqa: ANN401
+        if name not in moved:
+            known = ", ".join(sys.modules[module].__all__)
+            msg = f"module {module!r} has no attribute {name!r}; it has {known}. Check the spelling."
+            raise AttributeError(msg)
+        return getattr(import_module(f"{_PACKAGE}.{moved[name]}"), name)
+
+    return find

@@ -52,7 +52,7 @@ def ask_for_another_name():
 
 PLUGIN = [
     *in_module(
-        "visualization/__init__.py",
+        "moved.py",
         Message(
             "module {} has no attribute {}",
             lambda: visualization.ResultSheets,

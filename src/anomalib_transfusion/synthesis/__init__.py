@@ -3,10 +3,11 @@
 
 """Synthetic anomalies: batched, on the images' device, without a loop over images."""
 
+from anomalib_transfusion.moved import former_names
 from anomalib_transfusion.synthesis.augmentation import augment
 from anomalib_transfusion.synthesis.foreground import ForegroundMasks, estimate_foreground
 from anomalib_transfusion.synthesis.generator import AnomalyGenerator, SyntheticAnomaly, check_synthesis, rotate_some
-from anomalib_transfusion.synthesis.masks import anomaly_mask, draw_noise, previous_mask
+from anomalib_transfusion.synthesis.masks import anomaly_mask, draw_noise
 from anomalib_transfusion.synthesis.perlin import perlin_noise
 from anomalib_transfusion.synthesis.sources import TextureBank, structure_source
 
@@ -25,3 +26,5 @@ __all__ = [
     "rotate_some",
     "structure_source",
 ]
+
+__getattr__ = former_names(__name__)

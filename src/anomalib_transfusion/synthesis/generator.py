@@ -4,7 +4,7 @@
 """Synthetic anomalies for a batch of normal images (section 3.3 of the paper)."""
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.synthesis.augmentation import augment_each, send
 from anomalib_transfusion.synthesis.geometry import rotate
-from anomalib_transfusion.synthesis.masks import MAX_EXPONENT, anomaly_mask, draw_noise, previous_mask
+from anomalib_transfusion.synthesis.masks import MAX_EXPONENT, anomaly_mask, draw_noise
 from anomalib_transfusion.synthesis.sources import TextureBank, shuffle_tiles
 
 
@@ -24,12 +24,10 @@ class SyntheticAnomaly(NamedTuple):
     Attributes:
         appearance: The anomalies' appearance in [-1, 1], zero where nothing is anomalous, shape ``(B, 3, H, W)``.
         mask: Where the anomalies are, 0 or 1, shape ``(B, 1, H, W)``.
-        previous_mask: The simulated mask of the step before, 0 or 1, shape ``(B, 1, H, W)``.
     """
 
     appearance: Tensor
     mask: Tensor
-    previous_mask: Tensor
 
 
 class AnomalyGenerator:
@@ -49,6 +47,9 @@ class AnomalyGenerator:
         ValueError: If a parameter is out of its range, or there is no source at all.
     """
 
+    anomaly: ClassVar[Callable[..., Any]] = SyntheticAnomaly
+    """What is made of the appearance and the :meth:`masks`."""
+
     def __init__(
         self,
         textures: TextureBank | None,
@@ -63,8 +64,12 @@ class AnomalyGenerator:
         self.min_perlin_scale = min_perlin_scale
         self.grayscale = grayscale
 
+    def masks(self, noise: Tensor) -> tuple[Tensor, ...]:  # noqa: PLR6301
+        """Return the anomaly mask of noise ``(B, 1, H, W)``; a subclass adds what else it takes from the same noise."""
+        return (anomaly_mask(noise),)
+
     @torch.no_grad()
-    def __call__(self, images: Tensor, foreground: Tensor | None = None) -> SyntheticAnomaly:
+    def __call__(self, images: Tensor, foreground: Tensor | None = None) -> Any:  # noqa: ANN401
         """Make anomalies for the first half of the batch; the rest stays normal.
 
         With an odd number of images, the one in the middle is anomalous with probability one half.
@@ -74,7 +79,8 @@ class AnomalyGenerator:
             foreground: Where anomalies may be, 0 or 1, shape ``(B, 1, H, W)``; ``None`` for everywhere.
 
         Returns:
-            The anomalies, in the type of ``images``. Masks and appearance of normal samples are zero.
+            The anomalies, an :attr:`anomaly` in the type of ``images``. Masks and appearance of normal samples are
+            zero.
 
         Raises:
             ValueError: If the shapes of images, foreground and textures do not fit each other.
@@ -84,10 +90,9 @@ class AnomalyGenerator:
         count = batch // 2 + (batch % 2 if torch.rand(()) < 0.5 else 0)
         size = (images.shape[-2], images.shape[-1])
         noise = draw_noise(count, size, images.device, self.min_perlin_scale)
-        mask, previous = anomaly_mask(noise), previous_mask(noise)
+        masks = self.masks(noise)
         if foreground is not None:
-            mask = mask * foreground[:count]
-            previous = previous * foreground[:count]
+            masks = tuple(mask * foreground[:count] for mask in masks)
         # Everything is written into its place at once: at this size, allocating is what costs on a CPU.
         appearance = torch.empty(images.shape, device=images.device)
         appearance[count:].zero_()
@@ -97,13 +102,9 @@ class AnomalyGenerator:
             torch.cat(sources, out=appearance[:count])
             if self.grayscale:
                 match_gray(appearance[:count], images[:count])
-            appearance[:count].mul_(2).sub_(1).mul_(mask)
+            appearance[:count].mul_(2).sub_(1).mul_(masks[0])
         rest = (0, 0, 0, 0, 0, 0, 0, batch - count)
-        return SyntheticAnomaly(
-            appearance.to(images.dtype),
-            pad(mask, rest).to(images.dtype),
-            pad(previous, rest).to(images.dtype),
-        )
+        return self.anomaly(appearance.to(images.dtype), *(pad(mask, rest).to(images.dtype) for mask in masks))
 
 
 def draw_appearances(

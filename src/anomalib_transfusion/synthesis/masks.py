@@ -1,19 +1,21 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Anomaly masks and simulated previous masks from Perlin noise (section 3.3 of the paper)."""
+"""Anomaly masks from Perlin noise (section 3.3 of TransFusion's paper)."""
 
 import torch
 from torch import Tensor
 
+from anomalib_transfusion.moved import former_names
 from anomalib_transfusion.synthesis.perlin import perlin_noise
+
+__all__ = ["anomaly_mask", "draw_noise", "previous_mask"]
 
 MAX_EXPONENT = 5
 ROTATION_DEGREES = 90.0
 THRESHOLD = 0.5
 
-# The four kinds of simulated previous mask.
-DROPPED, SHRUNK, SAME, GROWN = range(4)
+__getattr__ = former_names(__name__)
 
 
 def draw_noise(
@@ -48,34 +50,3 @@ def anomaly_mask(noise: Tensor) -> Tensor:
         The mask, 0 or 1, shape ``(B, 1, H, W)``, in the type of ``noise``.
     """
     return (noise.abs() > THRESHOLD).to(noise.dtype)
-
-
-def previous_mask(noise: Tensor, kind: Tensor | int | None = None) -> Tensor:
-    """Simulate the mask that the step before in the reverse process would have found.
-
-    The threshold on the magnitude of the noise is, a quarter each: the map's own (signed) maximum, which drops the
-    anomaly or nearly all of it; uniform in (0.5, 1), which shrinks it; 0.5, which keeps it; uniform in (0, 0.5),
-    which lets it grow.
-
-    Args:
-        noise: Noise of shape ``(B, 1, H, W)`` from which the anomaly mask was taken.
-        kind: ``DROPPED``, ``SHRUNK``, ``SAME`` or ``GROWN`` for all maps, or integers of shape ``(B,)`` for each.
-            Drawn uniformly where ``None``.
-
-    Returns:
-        The mask, 0 or 1, shape ``(B, 1, H, W)``, in the type of ``noise``.
-    """
-    batch = len(noise)
-    if kind is None:
-        kind = torch.randint(0, 4, (batch,), device=noise.device)
-    elif isinstance(kind, int):
-        kind = torch.full((batch,), kind, device=noise.device)
-    uniform = torch.rand(batch, device=noise.device, dtype=noise.dtype)
-    thresholds = torch.stack((
-        noise.flatten(1).amax(dim=1),
-        THRESHOLD + (1 - THRESHOLD) * uniform,
-        torch.full_like(uniform, THRESHOLD),
-        THRESHOLD - THRESHOLD * uniform,
-    ))
-    threshold = thresholds.gather(0, kind.view(1, -1)).view(-1, 1, 1, 1)
-    return (noise.abs() > threshold).to(noise.dtype)

@@ -9,11 +9,12 @@ from typing import Annotated, Any, NamedTuple
 import torch
 
 from anomalib_transfusion.checks import Range, check_arguments
-from anomalib_transfusion.synthesis import AnomalyGenerator, TextureBank, rotate_some
+from anomalib_transfusion.synthesis import TextureBank, rotate_some
 from anomalib_transfusion.training.anomalies import AnomalySource, TextureSource
 from anomalib_transfusion.visualization.panels import TrainingPanels, largest
 
 from .loss import Target
+from .previous_mask import StepGenerator
 from .transparency import forward_process
 from .unet import Prediction
 
@@ -60,7 +61,7 @@ class TrainingSampler(AnomalySource):
 
     def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
         """Return the generator of the paper's anomalies."""
-        return AnomalyGenerator(
+        return StepGenerator(
             textures,
             structure_share=self.structure_share,
             min_perlin_scale=self.min_perlin_scale,
