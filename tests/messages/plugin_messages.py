@@ -12,7 +12,7 @@ from types import ModuleType
 from message_table import PACKAGE, PRINTED, Message, in_module
 
 import anomalib_transfusion
-from anomalib_transfusion import plugin, visualization
+from anomalib_transfusion import plugin
 
 
 def installed(folder, monkeypatch, entry_points):
@@ -51,17 +51,6 @@ def ask_for_another_name():
 
 
 PLUGIN = [
-    *in_module(
-        "visualization/__init__.py",
-        Message(
-            "module {} has no attribute {}",
-            lambda: visualization.ResultSheets,
-            AttributeError,
-            "'ResultSheets'",
-            "it has ResultSheet",
-            "Check the spelling",
-        ),
-    ),
     *in_module(
         "__init__.py",
         Message(
