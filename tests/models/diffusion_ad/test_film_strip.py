@@ -10,9 +10,9 @@ from contract_models import MODELS
 from PIL import Image
 
 from anomalib_transfusion import visualize_reverse_process
+from plain_diffusion_ad import alpha_bar
 
 from .networks import build, photograph
-from .plain_path import alpha_bar
 
 SIZE = 64
 [TINY] = [model for model in MODELS if model.class_name == "DiffusionAD"]
