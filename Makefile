@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SIZE ?= small## of bench: tiny, small or full
+MODEL ?= TransFusion## of bench: TransFusion or DiffusionAD
 MINUTES ?= 25## of bench-gpu and quality: time for everything
 GPU_PYTHON ?= $(BIN)/python## of bench-gpu: an interpreter that has PyTorch with CUDA, anomalib and Lightning
 DATASETS ?= $(or $(TRANSFUSION_DATASETS),../shared/datasets)## of quality and bench-gpu: a folder with MVTecAD/CATEGORY and dtd
@@ -52,10 +53,10 @@ test-slow: $(READY)  ## the tests that take minutes each: an hour
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
-	$(BIN)/python benchmarks/synthesis.py --size $(SIZE)
-	$(BIN)/python benchmarks/training_step.py --size $(SIZE)
-	$(BIN)/python benchmarks/inference.py --size $(SIZE)
-	$(BIN)/python benchmarks/stages.py --size $(SIZE)
+	$(BIN)/python benchmarks/synthesis.py --model $(MODEL) --size $(SIZE)
+	$(BIN)/python benchmarks/training_step.py --model $(MODEL) --size $(SIZE)
+	$(BIN)/python benchmarks/inference.py --model $(MODEL) --size $(SIZE)
+	$(BIN)/python benchmarks/stages.py --model $(MODEL) --size $(SIZE)
 
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --datasets $(DATASETS) $(ARGUMENTS)

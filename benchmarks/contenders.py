@@ -12,38 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import skimage
 import torch
 import yaml
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_transfusion import TransFusion
-from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
-from anomalib_transfusion.models.transfusion.training_sample import TrainingSampler
-from anomalib_transfusion.networks.acceleration import Precision
-from anomalib_transfusion.synthesis import TextureBank
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
 from measure import Built, Contender, Setting
 
-# The reference implementation is the tests'.
+# The plain paths are the tests'.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from plain_path import plain_copy, plain_reverse_process, plain_synthesis, plain_training_step
+from subject import Subject
+from subject_diffusion_ad import DiffusionADSubject
+from subject_transfusion import TransFusionSubject
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/benchmark/speed.yaml"
-# The networks: of the tests, of the demo, and of the paper.
-NETWORKS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "timesteps": 4,
-        "base_channels": 8,
-        "channel_multipliers": (1, 2),
-        "num_blocks": 1,
-        "attention_levels": (-1,),
-    },
-    "small": {"base_channels": 8, "num_blocks": 1, "attention_levels": (-1,)},
-    "full": {},
-}
+SUBJECTS: dict[str, Subject] = {"TransFusion": TransFusionSubject(), "DiffusionAD": DiffusionADSubject()}
 IMAGE_SIZES = {"tiny": 64, "small": 128, "full": 256}
 # Of Patchcore: a tenth of the patches of 200 images at 256 px, and less.
 MEMORY_BANKS = {"tiny": 64, "small": 5000, "full": 20_000}
@@ -59,16 +42,21 @@ def make_setting(options: argparse.Namespace, batch: int, textures: Path, image_
     """Return what the command line asks for."""
     on_gpu = options.device == "cuda"
     torch.set_num_threads(options.threads)
-    network = NETWORKS[options.size]
-    all_passes = network.get("timesteps", 20) - 1
+    if options.model not in SUBJECTS:
+        msg = f"--model {options.model} is unknown; choose one of {', '.join(SUBJECTS)}."
+        raise SystemExit(msg)
+    subject = SUBJECTS[options.model]
+    network = {**subject.networks[options.size], **dict(options.network or [])}
+    all_passes = subject.passes(network)
     compiled = options.size != "tiny" if options.compile is None else options.compile
     return Setting(
+        model=options.model,
         size=options.size,
         device=options.device,
         batch=batch,
         image_size=image_size or IMAGE_SIZES[options.size],
         network=network,
-        passes=PASSES_ON_CPU if options.size == "full" and not on_gpu else all_passes,
+        passes=min(PASSES_ON_CPU, all_passes) if options.size == "full" and not on_gpu else all_passes,
         all_passes=all_passes,
         memory_bank=MEMORY_BANKS[options.size],
         textures=str(options.textures or textures),
@@ -90,77 +78,35 @@ def _images(setting: Setting, batch: int | None = None) -> torch.Tensor:
     return torch.rand(batch or setting.batch, 3, setting.image_size, setting.image_size, device=setting.device)
 
 
-def _transfusion(setting: Setting, precision: Precision = "auto", channels_last: bool | None = None) -> TransFusion:
-    size = (setting.image_size, setting.image_size)
-    model = TransFusion(
-        pre_processor=TransFusion.configure_pre_processor(size),
-        visualizer=False,
-        dtd_dir=setting.textures,
-        precision=precision,
-        channels_last=channels_last,
-        **setting.network,
-    )
-    return model.to(setting.device)
+def _compile(setting: Setting, model: Any) -> None:  # noqa: ANN401
+    """Compile networks in place; for a single image on a GPU as a CUDA graph, since there the host takes the time."""
+    for network in SUBJECTS[setting.model].to_compile(model):
+        network.compile(mode="reduce-overhead" if setting.device == "cuda" and setting.batch == 1 else "default")
 
 
-def _compile(setting: Setting, network: nn.Module) -> None:
-    """Compile a network in place; a single image on a GPU as a CUDA graph, since there the host is what takes time."""
-    network.compile(mode="reduce-overhead" if setting.device == "cuda" and setting.batch == 1 else "default")
-
-
-def _shorten(setting: Setting, model: TransFusionModel) -> float:
-    """Let a model run as many passes as the setting has, and return the share of the whole process."""
-    model.inference_timesteps = model.inference_timesteps[: setting.passes]
-    return setting.passes / setting.all_passes
+def _flops(setting: Setting, training: bool) -> float:
+    """Return the operations of a unit."""
+    return _count_flops(setting.model, tuple(sorted(setting.network.items())), setting.image_size, training)
 
 
 @lru_cache
-def _flops(network: str, image_size: int, training: bool) -> float:
-    """Count the operations of a network pass on one image, and of its gradients, without running it."""
-    with torch.device("meta"):
-        model = TransFusion(**NETWORKS[network]).model.to("meta").train()
-        inputs = (torch.zeros(1, 3, image_size, image_size), torch.zeros(1, 1, image_size, image_size), torch.ones(1))
-        with FlopCounterMode(display=False) as counter:
-            prediction = model(*inputs)
-            if training:
-                torch.stack([head.sum() for head in prediction]).sum().backward()
-    return float(counter.get_total_flops())
-
-
-def _flops_of_inference(setting: Setting) -> float:
-    return setting.all_passes * _flops(setting.size, setting.image_size, training=False)
-
-
-def _flops_of_training(setting: Setting) -> float:
-    return _flops(setting.size, setting.image_size, training=True)
+def _count_flops(model: str, network: tuple[tuple[str, Any], ...], image_size: int, training: bool) -> float:
+    return SUBJECTS[model].flops(dict(network), image_size, training)
 
 
 # Synthesis: a unit is an anomalous sample.
 
 
-def _sampler(setting: Setting) -> TrainingSampler:
-    """Return the sampler of a training with the setting's textures."""
-    return TransFusion(dtd_dir=setting.textures, **NETWORKS["tiny"]).sampler
-
-
 def _our_generator(setting: Setting) -> Built:
-    size = (setting.image_size, setting.image_size)
-    generator = _sampler(setting).make_generator(TextureBank.from_folder(setting.textures, size))
-    return Built(partial(generator, _images(setting)), setting.batch // 2)
+    return Built(partial(SUBJECTS[setting.model].generator(setting), _images(setting)), setting.batch // 2)
 
 
 def _our_sampler(setting: Setting, per: int = 2) -> Built:
-    sampler = _sampler(setting)
-    sampler.prepare()
-    beta = torch.linspace(0, 1, 20, device=setting.device)
-    return Built(partial(sampler, _images(setting), beta), setting.batch // per)
+    return Built(partial(SUBJECTS[setting.model].make_samples(setting), _images(setting)), setting.batch // per)
 
 
 def _plain_sampler(setting: Setting) -> Built:
-    textures = sorted(Path(setting.textures).rglob("*.jpg"))
-    beta = torch.linspace(0, 1, 20, device=setting.device)
-    call = partial(plain_synthesis, _images(setting), beta, textures, np.random.default_rng(0))
-    return Built(call, setting.batch // 2)
+    return Built(partial(SUBJECTS[setting.model].plain_samples(setting), _images(setting)), setting.batch // 2)
 
 
 def _anomalib_perlin(setting: Setting) -> Built:
@@ -173,62 +119,39 @@ def _anomalib_perlin(setting: Setting) -> Built:
 # Training: a unit is a sample.
 
 
-def _our_training(
-    setting: Setting,
-    precision: Precision = "auto",
-    channels_last: bool | None = None,
-    compiled: bool = False,
-) -> Built:
-    """Train as ``TransFusion.training_step`` and its optimiser do."""
-    lightning = _transfusion(setting, precision, channels_last)
-    model, images = lightning.model.train(), _images(setting)
+def _our_training(setting: Setting, compiled: bool = False, **parameters: Any) -> Built:  # noqa: ANN401
+    """Train as ``training_step`` of the model and its optimizer do."""
+    subject, images = SUBJECTS[setting.model], _images(setting)
+    lightning = subject.build(setting, **parameters)
+    lightning.model.train()
+    lightning.sampler.prepare()
     if compiled:
-        _compile(setting, model.network)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lightning.learning_rate)
+        _compile(setting, lightning.model)
+    optimizer = subject.optimizer(lightning)
 
     def step() -> None:
-        sample = lightning.sampler(images, model.beta)
-        beta, next_beta = (model.beta[sample.timestep - back].view(-1, 1, 1, 1) for back in (0, 1))
-        prediction = model(sample.x_t, sample.previous_mask, sample.timestep)
-        terms = lightning.loss(prediction, sample.target, sample.x_t, beta, next_beta)
+        loss = subject.loss(lightning, images)
         optimizer.zero_grad()
-        terms.total.backward()
+        loss.backward()
         optimizer.step()
 
     return Built(step, setting.batch)
 
 
 def _plain_training(setting: Setting) -> Built:
-    lightning = _transfusion(setting)
-    model, images = plain_copy(lightning.model).train(), _images(setting)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lightning.learning_rate)
-    textures = sorted(Path(setting.textures).rglob("*.jpg"))
-    random = np.random.default_rng(0)
-
-    def step() -> None:
-        sample = plain_synthesis(images, model.beta, textures, random)
-        terms = plain_training_step(model, lightning.loss, sample)
-        optimizer.zero_grad()
-        terms.total.backward()
-        optimizer.step()
-
-    return Built(step, setting.batch)
+    return Built(SUBJECTS[setting.model].plain_step(setting, _images(setting)), setting.batch)
 
 
 # Inference: a unit is an image.
 
 
-def _our_inference(
-    setting: Setting,
-    precision: Precision = "auto",
-    channels_last: bool | None = None,
-    compiled: bool = False,
-) -> Built:
-    """Run the reverse process on a batch."""
-    model, images = _transfusion(setting, precision, channels_last).model.eval(), _images(setting)
-    share = _shorten(setting, model)
+def _our_inference(setting: Setting, compiled: bool = False, **parameters: Any) -> Built:  # noqa: ANN401
+    """Predict a batch."""
+    subject, images = SUBJECTS[setting.model], _images(setting)
+    model = subject.build(setting, **parameters).model.eval()
+    share = subject.shorten(model, setting)
     if compiled:
-        _compile(setting, model.network)
+        _compile(setting, model)
 
     @torch.no_grad()
     def predict() -> None:
@@ -238,9 +161,9 @@ def _our_inference(
 
 
 def _plain_inference(setting: Setting) -> Built:
-    model = plain_copy(_transfusion(setting).model).eval()
     images = _images(setting, min(setting.batch, PLAIN_IMAGES))
-    return Built(partial(plain_reverse_process, model, images), len(images) * _shorten(setting, model))
+    predict, share = SUBJECTS[setting.model].plain_prediction(setting, images)
+    return Built(predict, len(images) * share)
 
 
 def _model(
@@ -272,10 +195,10 @@ BUILDERS: dict[str, tuple[Callable[..., Built], Callable[[Setting], float] | Non
     "our_generator": (_our_generator, None),
     "our_sampler": (_our_sampler, None),
     "plain_sampler": (_plain_sampler, None),
-    "plain_training": (_plain_training, _flops_of_training),
-    "our_training": (_our_training, _flops_of_training),
-    "plain_inference": (_plain_inference, _flops_of_inference),
-    "our_inference": (_our_inference, _flops_of_inference),
+    "plain_training": (_plain_training, partial(_flops, training=True)),
+    "our_training": (_our_training, partial(_flops, training=True)),
+    "plain_inference": (_plain_inference, partial(_flops, training=False)),
+    "our_inference": (_our_inference, partial(_flops, training=False)),
     "model": (_model, None),
 }
 
@@ -289,7 +212,8 @@ def read_contenders(path: Path = CONFIG) -> dict[str, list[Contender]]:
             build, flops = BUILDERS[entry["build"]]
             arguments = entry.get("arguments", {})
             compiled = arguments.get("compiled", False)
-            lists[benchmark].append(Contender(entry["name"], partial(build, **arguments), flops, compiled))
+            built = partial(build, **arguments)
+            lists[benchmark].append(Contender(entry["name"], built, flops, compiled, entry.get("models")))
     return lists
 
 

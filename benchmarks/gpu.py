@@ -4,9 +4,11 @@
 """Everything that a GPU is wanted for, the most important first, within a time that is given in minutes.
 
     python benchmarks/gpu.py --minutes 25 --datasets ../shared/datasets
+    python benchmarks/gpu.py --minutes 14 --model DiffusionAD         # the items of one model alone
     python benchmarks/gpu.py --minutes 5 --size tiny --device cpu     # tries the whole list
 
-First the paper's network on real categories, as rows of configs/benchmark/quality.yaml, then the speed. Each item is a
+First TransFusion's full network on real categories, as rows of configs/benchmark/quality.yaml, then the speed of both
+models. The summary says which of the aims for an H100-class GPU are met. Each item is a
 process of its own, with a limit, and writes its results as it goes: being cut off at any time loses nothing that was
 measured, and the same command goes on with a training. An item for which too little time is left is skipped, and the
 summary says so. What an item prints is in a log file beside the results.
@@ -30,6 +32,8 @@ import torch
 
 import anomalib_transfusion
 import record
+from anomalib_transfusion.benchmark.measure import MIB
+from measure import DEFAULT_MODEL
 
 HERE = Path(__file__).resolve().parent
 QUALITY = record.ROOT / "configs/benchmark/quality.yaml"
@@ -49,6 +53,7 @@ class Item:
         minutes: The most it may take.
         least: The least for which it is worth starting.
         category: Category whose quality is measured.
+        model: Class of the model.
     """
 
     name: str
@@ -56,6 +61,49 @@ class Item:
     minutes: float
     least: float
     category: str = ""
+    model: str = DEFAULT_MODEL
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a result is to reach.
+
+    Attributes:
+        result: Name of the result.
+        column: Number of the contender ``default``: ``ratio`` to the plain path, ``share_of_peak``, or ``memory_mib``,
+            which counts weights, gradients and the optimizer's state as well.
+        least: The least that is aimed at; ``None`` for no bound.
+        most: The most; likewise.
+    """
+
+    result: str
+    column: str
+    least: float | None = None
+    most: float | None = None
+
+    def judge(self, output: Path, device: torch.device) -> dict[str, Any]:
+        """Return the number and whether it is as aimed at; nothing of both where it was not measured."""
+        result = record.read(record.result_path(output, self.result, device)) or {"contenders": []}
+        row = next((row for row in result["contenders"] if row["name"] == "default"), {})
+        parts = ("held_memory_mib", "peak_memory_mib") if self.column == "memory_mib" else (self.column,)
+        values = [row.get(part) for part in parts]
+        found = None if None in values else sum(values)
+        met = None
+        if found is not None:
+            met = (self.least is None or found >= self.least) and (self.most is None or found <= self.most)
+        return {**asdict(self), "found": found, "met": met}
+
+
+def make_aims(size: str) -> list[Aim]:
+    """List the aims for DiffusionAD on an H100-class GPU at full size."""
+    batch = 2 if size == "tiny" else 32
+    inference = f"DiffusionAD-inference-{size}-batch{batch}"
+    return [
+        Aim(inference, "ratio", least=6.0),
+        Aim(inference, "share_of_peak", least=0.4),
+        Aim(f"DiffusionAD-training-step-{size}-batch8", "ratio", least=4.0),
+        Aim(f"DiffusionAD-training-step-{size}-batch4", "memory_mib", most=24e9 / MIB),
+    ]
 
 
 def make_items(options: argparse.Namespace) -> list[Item]:
@@ -69,6 +117,15 @@ def make_items(options: argparse.Namespace) -> list[Item]:
         *(Item(f"quality, {name}", [], minutes, 3, name) for name, minutes in categories.items()),
         Item(f"inference, batch {batch}", ["inference.py", "--batch", batch], 6, 2),
         Item("training step", ["training_step.py"], 6, 2),
+        Item(f"DiffusionAD, inference, batch {batch}", ["inference.py", "--batch", batch], 5, 2, model="DiffusionAD"),
+        Item("DiffusionAD, training step", ["training_step.py", "--batch", "8"], 6, 2, model="DiffusionAD"),
+        Item(
+            "DiffusionAD, memory of a training step",
+            ["training_step.py", "--batch", "4", "--rounds", "3", "--only", "default", "checkpointing"],
+            3,
+            1,
+            model="DiffusionAD",
+        ),
         Item("synthesis", ["synthesis.py"], 2, 1),
         Item("where the time goes", ["stages.py"], 1.5, 0.5),
         Item("inference, batch 1", ["inference.py", "--batch", "1"], 5, 2),
@@ -81,7 +138,7 @@ def make_items(options: argparse.Namespace) -> list[Item]:
     ]
     if options.checkpoint or options.size == "tiny":
         items += [Item(f"passes, {precision}", [*passes, "--precision", precision], 3, 1) for precision in PRECISIONS]
-    return items
+    return [item for item in items if options.model in {None, item.model}]
 
 
 PRECISIONS = ("fp32", "bf16")
@@ -98,6 +155,7 @@ def make_command(item: Item, options: argparse.Namespace, minutes: float) -> lis
         size = "full" if item.arguments[0] == "passes.py" and options.size != "tiny" else options.size
         script, *arguments = item.arguments
         command = [sys.executable, str(HERE / script), *arguments, "--size", size, "--device", options.device]
+        command += [] if item.model == DEFAULT_MODEL else ["--model", item.model]
         return [*command, "--minutes", f"{minutes:.3f}", "--output", str(options.output)]
     settings = {
         "category": item.category,
@@ -179,6 +237,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=25.0, help="time for everything")
     parser.add_argument("--size", choices=("tiny", "small", "full"), default="full")
+    parser.add_argument("--model", choices=("TransFusion", "DiffusionAD"), help="items of one model alone")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the results")
     parser.add_argument("--datasets", type=Path, default=DATASETS, help="folder with MVTecAD/CATEGORY and dtd")
@@ -236,8 +295,14 @@ def run_items(options: argparse.Namespace, device: torch.device, start: float, t
             record.write(path, summary)
             return 128 + signal.SIGTERM
         print(f"{item.name}: {row['status']}" + (f", {row['seconds']:.0f} s" if "seconds" in row else ""), flush=True)
+    summary["aims"] = aims = [aim.judge(options.output, device) for aim in make_aims(options.size)]
     summary["finished"] = True
     record.write(path, summary)
+    for aim in aims:
+        bound = f"at least {aim['least']:g}" if aim["most"] is None else f"at most {aim['most']:.0f}"
+        verdict = {None: "not measured", True: "met", False: "missed"}[aim["met"]]
+        found = "" if aim["found"] is None else f", {aim['found']:.4g}"
+        print(f"{aim['result']}, {aim['column']} {bound}: {verdict}{found}")
     rows_shown = [[str(row["name"]), f"{row.get('seconds', 0):.0f}", str(row["status"])] for row in rows]
     record.show(f"gpu-{options.size}", ["item", "seconds", "status"], rows_shown, [f"Written to {path}"])
     return int(any(str(row["status"]).startswith("failed") for row in rows))

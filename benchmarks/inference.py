@@ -22,7 +22,7 @@ import torch
 import memory
 import record
 from contenders import INFERENCE, make_setting, write_textures
-from measure import Comparison, Contender, options_parser
+from measure import Comparison, Contender, name_of, options_parser
 
 BATCHES = {("tiny", "cpu"): [2], ("small", "cpu"): [1, 8], ("full", "cpu"): [1]}
 BATCHES_ON_GPU = [32, 1]
@@ -34,7 +34,7 @@ NUMBERS = ("units_per_second", "peak_memory_mib")
 def scale(options: argparse.Namespace, textures: Path) -> None:
     """Double the batch until the memory ends, and write what each batch took."""
     device = torch.device(options.device)
-    path = record.result_path(options.output, f"inference-scaling-{options.size}", device)
+    path = record.result_path(options.output, name_of(options, f"inference-scaling-{options.size}"), device)
     points: list[dict[str, Any]] = []
     result = {"benchmark": path.stem, "finished": False, **record.header(device), "points": points}
     record.write(path, result)

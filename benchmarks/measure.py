@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 
 import memory
 import record
 
+DEFAULT_MODEL = "TransFusion"
 ROUND_SECONDS = {"tiny": 0.02, "small": 0.5, "full": 0.5}
 ROUNDS = {"tiny": 3, "small": 9, "full": 9}
 # With a time limit, the rounds get at least this share of it: contenders that are not built by then are left out.
@@ -39,13 +41,14 @@ class Setting:
         device: ``cpu`` or ``cuda``.
         batch: Images in a batch.
         image_size: Side of the images in pixels.
-        network: Parameters of TransFusion.
-        passes: Network passes of the reverse process that are run, of ``all_passes``; the others are extrapolated.
-        all_passes: Network passes of the whole reverse process.
+        network: Parameters of the model.
+        passes: Network passes for an image that are run, of ``all_passes``; the others are extrapolated.
+        all_passes: Network passes for an image.
         memory_bank: Rows of Patchcore's memory.
         textures: Folder of texture photographs.
         compiled: Whether contenders with ``torch.compile`` take part.
         threads: Threads of PyTorch.
+        model: Class of the model.
     """
 
     size: str
@@ -59,6 +62,7 @@ class Setting:
     textures: str = ""
     compiled: bool = True
     threads: int = 1
+    model: str = DEFAULT_MODEL
 
 
 class Built(NamedTuple):
@@ -82,12 +86,14 @@ class Contender:
         build: Makes it ready; an exception leaves it out, with its message as the reason.
         flops: Floating point operations that the method needs for a unit.
         compiled: Whether it uses ``torch.compile``.
+        models: Classes of the models that have it; ``None`` for all.
     """
 
     name: str
     build: Callable[[Setting], Built]
     flops: Callable[[Setting], float] | None = None
     compiled: bool = False
+    models: Sequence[str] | None = None
 
 
 class Comparison:
@@ -117,8 +123,10 @@ class Comparison:
         self.setting = setting
         self.options = options
         self.device = torch.device(setting.device)
-        chosen = [c for c in contenders if c.name == baseline or any(fnmatch(c.name, p) for p in options.only or ["*"])]
+        there = [contender for contender in contenders if contender.models is None or setting.model in contender.models]
+        chosen = [c for c in there if c.name == baseline or any(fnmatch(c.name, p) for p in options.only or ["*"])]
         self.contenders = {contender.name: contender for contender in chosen}
+        name = name_of(options, name)
         self.path = record.result_path(options.output, name, self.device)
         self.built: dict[str, Built] = {}
         self.rows: dict[str, dict[str, Any]] = {
@@ -184,12 +192,15 @@ class Comparison:
             return self._leave_out(name, "no time was left for it")
         try:
             torch.manual_seed(0)
+            before = memory.held_on_gpu()
             start = perf_counter()
             built = contender.build(self.setting)
             row["build_seconds"] = perf_counter() - start
             row["first_call_seconds"] = self._time(built, 1)
             seconds = self._time(built, 1)
             if self.options.memory and self.setting.device == "cuda":
+                # Weights, gradients and what the optimizer keeps.
+                row["held_memory_mib"] = memory.held_on_gpu() - before
                 row["peak_memory_mib"] = memory.peak_on_gpu(built.call)
             row["flops"] = contender.flops(self.setting) if contender.flops else None
         except Exception as error:  # noqa: BLE001
@@ -287,12 +298,23 @@ class Comparison:
         notes = [f"{row['name']}: {row['reason']}" for row in self.result["contenders"] if row["reason"]]
         notes.append(f"Peak memory: {self.result['memory_of']}.")
         if unit == "image" and setting["passes"] != setting["all_passes"]:
-            notes.append(
-                f"TransFusion: {setting['passes']} of {setting['all_passes']} passes run, the rest extrapolated.",
-            )
+            passes = f"{setting['passes']} of {setting['all_passes']} passes"
+            notes.append(f"{setting['model']}: {passes} run, the rest extrapolated.")
         title = f"{self.result['benchmark']}, {setting['image_size']} px, batch {setting['batch']}"
         title += f", {self.result['device']['name']}, {self.result['threads']} threads"
         record.show(title, columns, [row[: len(columns)] for row in rows], [*notes, f"Written to {self.path}"])
+
+
+def name_of(options: argparse.Namespace, name: str) -> str:
+    """Return the name of a result: with the model, but for TransFusion, and with parameters that were changed."""
+    parts = [] if options.model == DEFAULT_MODEL else [options.model]
+    return "-".join([*parts, name, *(f"{key}{value}" for key, value in options.network or [])])
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """Return name and value of a parameter, typed as NAME=VALUE."""
+    name, _, value = text.partition("=")
+    return name, yaml.safe_load(value)
 
 
 def _first_line(error: Exception) -> str:
@@ -305,6 +327,8 @@ def options_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--size", choices=("tiny", "small", "full"), default="small")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="whose speed is measured: TransFusion or DiffusionAD")
+    parser.add_argument("--network", type=parameter, nargs="+", metavar="NAME=VALUE", help="parameters of the model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device)
     parser.add_argument("--minutes", type=float, default=math.inf, help="no round is started after this time")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the results")

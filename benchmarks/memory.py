@@ -41,6 +41,12 @@ def peak_on_gpu(call: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
+def held_on_gpu() -> float:
+    """Return what PyTorch has allocated on the GPU, in MiB; 0 without one."""
+    gc.collect()
+    return torch.cuda.memory_allocated() / MIB if torch.cuda.is_available() else 0.0
+
+
 def peak_on_cpu(list_name: str, name: str, setting: Any, timeout: float) -> tuple[float | None, str]:  # noqa: ANN401
     """Return the peak in MiB that a call adds to a process of its own, or nothing and why not.
 

@@ -33,7 +33,7 @@ from anomalib_transfusion.benchmark.plots import COLOURS, DPI
 from anomalib_transfusion.models.transfusion.torch_model import MaskAggregation
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.networks.acceleration import Precision
-from contenders import NETWORKS
+from contenders import SUBJECTS
 
 PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}
 STEPS = (20, 10, 5, 3, 2, 1)
@@ -68,7 +68,7 @@ def load_model(options: argparse.Namespace) -> TransFusion:
         raise SystemExit(msg)
     torch.manual_seed(0)
     pre_processor = TransFusion.configure_pre_processor((64, 64))
-    return TransFusion(pre_processor=pre_processor, visualizer=False, **NETWORKS["tiny"]).eval()
+    return TransFusion(pre_processor=pre_processor, visualizer=False, **SUBJECTS["TransFusion"].networks["tiny"]).eval()
 
 
 def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:

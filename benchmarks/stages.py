@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the time goes: a profile of a training step and of the reverse process, by PyTorch's operations.
+"""Where the time goes: a profile of a training step and of inference, by PyTorch's operations.
 
     python benchmarks/stages.py --size full
 
@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import record
 from contenders import INFERENCE, TRAINING, make_setting, write_textures
-from measure import options_parser
+from measure import name_of, options_parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,8 @@ def main() -> None:
     options = parser.parse_args()
     batch = options.batch or BATCHES.get((options.size, options.device), BATCH_ON_GPU)
     device = torch.device(options.device)
-    path = record.result_path(options.output, f"stages-{options.size}-batch{batch}", device)
+    name = name_of(options, f"stages-{options.size}-batch{batch}")
+    path = record.result_path(options.output, name, device)
     with TemporaryDirectory() as textures:
         write_textures(Path(textures))
         setting = make_setting(options, batch, Path(textures))

@@ -231,7 +231,7 @@ def _plain_sample(
     mask = previous = np.zeros((height, width, 1), np.float32)
     anomaly = np.zeros_like(normal)
     if anomalous:
-        noise = _rotate(plain_noise((height, width), random), random.uniform(-90, 90), cv2.INTER_LINEAR)
+        noise = rotate(plain_noise((height, width), random), random.uniform(-90, 90), cv2.INTER_LINEAR)
         mask = (np.abs(noise) > 0.5).astype(np.float32)[..., None]
         limit = (noise.max(), random.uniform(0.5, 1), 0.5, random.uniform(0, 0.5))[random.integers(4)]
         previous = (np.abs(noise) > limit).astype(np.float32)[..., None]
@@ -244,15 +244,15 @@ def _plain_sample(
     if random.random() < rotation_probability:
         angle = random.uniform(-20, 20)
         parts = {
-            name: _rotate(part, angle, cv2.INTER_NEAREST).reshape(part.shape).astype(np.float32)
+            name: rotate(part, angle, cv2.INTER_NEAREST).reshape(part.shape).astype(np.float32)
             for name, part in parts.items()
         }
     return {**{name: part.astype(np.float32) for name, part in parts.items()}, "timestep": np.int64(timestep)}
 
 
-def plain_noise(size: tuple[int, int], random: np.random.Generator) -> Array:
-    """Draw Perlin's noise ``(H, W)`` with 1 to 32 cells an axis, corner by corner."""
-    cells = 2 ** random.integers(0, 6, 2)
+def plain_noise(size: tuple[int, int], random: np.random.Generator, cells: Array | None = None) -> Array:
+    """Draw Perlin's noise ``(H, W)`` corner by corner, with these cells an axis or with 1 to 32."""
+    cells = 2 ** random.integers(0, 6, 2) if cells is None else cells
     direction = random.uniform(0, 2 * np.pi, cells + 1)
     place = [np.arange(length) * count / length for length, count in zip(size, cells, strict=True)]
     row, column = (axis.astype(int) for axis in place)
@@ -268,7 +268,8 @@ def plain_noise(size: tuple[int, int], random: np.random.Generator) -> Array:
     return (math.sqrt(2) * (above * (1 - fade_down) + below * fade_down)).astype(np.float32)
 
 
-def _rotate(image: Array, degrees: float, interpolation: int) -> Array:
+def rotate(image: Array, degrees: float, interpolation: int) -> Array:
+    """Rotate an image ``(H, W)`` or ``(H, W, channels)`` about its centre; outside is 0."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     return cv2.warpAffine(image, matrix, (width, height), flags=interpolation)
@@ -279,9 +280,9 @@ def _plain_appearance(pixels: Array, textures: Sequence[Path], random: np.random
     if textures and random.random() < 0.5:
         file = textures[random.integers(len(textures))]
         texture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
-        appearance = _change(cv2.resize(texture, pixels.shape[1::-1]), random)
+        appearance = change(cv2.resize(texture, pixels.shape[1::-1]), random)
     else:
-        changed = _change((pixels * 255).astype(np.uint8), random)
+        changed = change((pixels * 255).astype(np.uint8), random)
         tiles = [tile for band in np.array_split(changed, 8) for tile in np.array_split(band, 8, axis=1)]
         order = random.permutation(64)
         size = pixels.shape[1] // 8, pixels.shape[0] // 8
@@ -291,7 +292,7 @@ def _plain_appearance(pixels: Array, textures: Sequence[Path], random: np.random
     return appearance.astype(np.float32) / 127.5 - 1
 
 
-def _change(image: Array, random: np.random.Generator) -> Array:
+def change(image: Array, random: np.random.Generator) -> Array:
     """Change an image of bytes by three of ten changes."""
     for index in random.permutation(len(_CHANGES))[:3]:
         image = _CHANGES[index](image, random)
@@ -356,7 +357,7 @@ def _equalize(image: Array, random: np.random.Generator) -> Array:
 
 
 def _turn(image: Array, random: np.random.Generator) -> Array:
-    return _rotate(image, random.uniform(-45, 45), cv2.INTER_LINEAR)
+    return rotate(image, random.uniform(-45, 45), cv2.INTER_LINEAR)
 
 
 _CHANGES: tuple[Callable[[Array, np.random.Generator], Array], ...] = (

@@ -15,7 +15,7 @@ from anomalib_transfusion.moved import keep_former_names
 if TYPE_CHECKING:
     from anomalib_transfusion.data import DemoSurface, MultiCategory, MVTec
     from anomalib_transfusion.models import DiffusionAD, DiffusionADModel, TransFusion, TransFusionModel
-    from anomalib_transfusion.models.transfusion.film_strip import visualize_reverse_process
+    from anomalib_transfusion.visualization.film_strip import visualize_reverse_process
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ _PUBLIC = {
     "MultiCategory": "anomalib_transfusion.data",
     "TransFusion": "anomalib_transfusion.models",
     "TransFusionModel": "anomalib_transfusion.models",
-    "visualize_reverse_process": "anomalib_transfusion.models.transfusion.film_strip",
+    "visualize_reverse_process": "anomalib_transfusion.visualization.film_strip",
 }
 
 

@@ -287,9 +287,9 @@ def refuse_range(lowest: float, highest: float, when: str = "") -> None:
     if -OVERSHOOT <= lowest <= highest <= 1 + OVERSHOOT:
         return
     msg = (
-        f"The images{when} have values from {lowest:.4g} to {highest:.4g}; expected [0, 1], which the model scales to "
-        "[-1, 1] itself. Remove Normalize from the transforms (augmentations, pre-processor), divide values up to 255 "
-        "by 255, and replace what is not a number."
+        f"The images{when} have values from {lowest:.4g} to {highest:.4g}; expected [0, 1]: the model "
+        "does the rest itself. Remove Normalize from the transforms (augmentations, pre-processor), divide values up "
+        "to 255 by 255, and replace what is not a number."
     )
     raise ValueError(msg)
 

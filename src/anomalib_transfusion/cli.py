@@ -4,7 +4,7 @@
 """The command ``anomalib-transfusion``: what anomalib's own command line has no place for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,26 +84,26 @@ def explain(
     output: Path = Path("explained"),
     columns: int = 6,
     timesteps: list[int] | None = None,
-    rows: list[Literal["image", "mask", "anomaly", "normal"]] | None = None,
+    rows: list[str] | None = None,
     panel_size: int = 160,
     duration: float = 5.0,
     num_inference_steps: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Show how the model makes the defects of images transparent (the paper's Figure 3).
+    """Show how a model comes to its result on images: at each timestep what it saw and what it predicted.
 
     Args:
         images: Images, and folders of images.
-        ckpt: Checkpoint of a training with TransFusion, as anomalib writes it.
+        ckpt: Checkpoint of a training with a model of this plugin, as anomalib writes it.
         output: Folder for a film strip (.png) and an animation (.gif) of each image, or for one image a file: .png or
             .jpg for the film strip, .gif or .webp for the animation.
         columns: Number of timesteps in the film strip, beside the result.
         timesteps: The timesteps themselves, e.g. [19, 10, 1], instead of their number.
-        rows: Which rows, e.g. [image, mask]; by default all four.
+        rows: Which rows, e.g. [image, mask] of TransFusion, [image, estimate, map] of DiffusionAD; by default all.
         panel_size: Longer side of each panel in pixels.
         duration: Seconds that the animation takes.
-        num_inference_steps: Network passes; by default as many as in the checkpoint.
+        num_inference_steps: Network passes of TransFusion; by default as many as in the checkpoint.
         device: Where the model runs: auto, cpu, cuda, ...
         overwrite: Whether existing files may be replaced.
 
@@ -112,7 +112,7 @@ def explain(
         FileNotFoundError: If there is no such image or checkpoint, or no folder to write into.
         ValueError: If a value is impossible, or a file cannot be read.
     """
-    from anomalib_transfusion.models.transfusion.explain import explain_files
+    from anomalib_transfusion.visualization.explain import explain_files
 
     options: dict[str, Any] = {
         "columns": columns,
@@ -121,10 +121,9 @@ def explain(
         "duration": duration,
         "num_inference_steps": num_inference_steps,
         "device": device,
+        "rows": rows,
         "overwrite": overwrite,
     }
-    if rows is not None:
-        options["rows"] = rows
     for path in explain_files(images, ckpt, output, **options):
         print(f"Wrote {path}")
 
@@ -171,7 +170,7 @@ def main() -> None:
         help="folder to write into (default: report, beside the first results)",
     )
     subcommands.add_subcommand("report", reporting, help=reporting.description)
-    explaining = ArgumentParser(description="Show how the model makes the defects of images transparent.")
+    explaining = ArgumentParser(description="Show how a model comes to its result on images.")
     explaining.add_argument(
         "images",
         nargs="+",

@@ -31,18 +31,12 @@ _OF_TRANSFUSION = {
     "tiling": "training.tiling",
     "validation": "training.validation",
 }
-_OF_PICTURES = {"explain": "models.transfusion.explain", "film_strip": "models.transfusion.film_strip"}
-MOVED = {
-    f"{_PACKAGE}.{folder}.{old}": f"{_PACKAGE}.{new}"
-    for folder, names in (("models.transfusion", _OF_TRANSFUSION), ("visualization", _OF_PICTURES))
-    for old, new in names.items()
-}
+MOVED = {f"{_PACKAGE}.models.transfusion.{old}": f"{_PACKAGE}.{new}" for old, new in _OF_TRANSFUSION.items()}
 """Former names of modules, each with the present one."""
 
 _MOVED_OUT_OF = {
     "synthesis": {"previous_mask": "models.transfusion.previous_mask"},
     "synthesis.masks": {"previous_mask": "models.transfusion.previous_mask"},
-    "visualization": {"visualize_reverse_process": "models.transfusion.film_strip"},
 }
 
 

@@ -6,12 +6,16 @@
 import importlib
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from anomalib.engine import Engine
 from anomalib.models import list_models
+from PIL import Image
 
+from anomalib_transfusion import visualize_reverse_process
+from anomalib_transfusion.visualization.explain import explain_files
 from paths import ROOT
 
 PAGE = (ROOT / "docs/develop.md").read_text(encoding="utf-8")
@@ -91,6 +95,20 @@ def test_other_checkpoints_are_refused(build, redraw, tiny, surface, tmp_path):
         engine.test(model=tiny(), datamodule=surface, ckpt_path=checkpoint)
     with pytest.raises(ValueError, match=r"none of its weights belongs to TransFusion's network"):
         type(tiny()).load_from_checkpoint(checkpoint)
+
+
+def test_it_is_explained_by_what_it_evaluates_to(build, surface, tmp_path):
+    checkpoint = train(build(), surface, tmp_path, max_epochs=1).trainer.checkpoint_callback.best_model_path
+    images = sorted(surface.root.glob("brick/test/good/*.png"))[:1]
+    explain_files(images, Path(checkpoint), tmp_path / "all.png", device="cpu", panel_size=64)
+    explain_files(images, Path(checkpoint), tmp_path / "one.gif", device="cpu", rows=["reconstruction"], panel_size=64)
+    assert Image.open(tmp_path / "one.gif").n_frames == 1
+    # One column; image, reconstruction and map.
+    assert 3 * 64 < Image.open(tmp_path / "all.png").height < 4 * 64
+    with pytest.raises(ValueError, match=r"rows=.* expected some of image, reconstruction, map"):
+        visualize_reverse_process(build(), torch.rand(3, 32, 32), rows=["mask"])
+    with pytest.raises(ValueError, match=r"has the timesteps \(none\)"):
+        visualize_reverse_process(build(), torch.rand(3, 32, 32), timesteps=[1])
 
 
 def test_wrong_values_are_refused(build, surface, tmp_path):

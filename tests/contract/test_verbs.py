@@ -19,6 +19,8 @@ from anomalib.models import get_model, list_models
 from contract_models import MODELS, each_model
 from PIL import Image
 
+from anomalib_transfusion.cli import explain
+
 EXPORTED = {ExportType.TORCH: "torch/model.pt", ExportType.ONNX: "onnx/model.onnx"}
 EXPORTED[ExportType.OPENVINO] = "openvino/model.xml"
 METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"}
@@ -166,6 +168,24 @@ def test_predict(project):
         assert batch.anomaly_map.shape[-2:] == (model.input_size if project.parameters else (256, 256))
         assert batch.pred_label.dtype == batch.pred_mask.dtype == torch.bool
         assert 0 <= batch.pred_score.min() <= batch.pred_score.max() <= 1
+
+
+def test_reconstruction_is_there_after_evaluation(project):
+    model, data, engine = project.objects()
+    *_, last = engine.predict(model=model, datamodule=data, ckpt_path=project.checkpoint)
+    assert model.reconstruction.shape == last.image.shape
+    assert 0 <= model.reconstruction.min() <= model.reconstruction.max() <= 1
+
+
+def test_explain(project, tmp_path, capsys):
+    """The command finds out whose checkpoint it is."""
+    explain([project.root / "data/dummy/test/bad"], project.checkpoint, tmp_path, device="cpu")
+    printed = capsys.readouterr().out
+    for path in (tmp_path / f"00{number}{suffix}" for number in (0, 1) for suffix in (".png", ".gif")):
+        assert str(path) in printed
+        with Image.open(path) as picture:
+            assert min(picture.size) > 160
+            assert len(np.unique(picture.convert("L"))) > 50
 
 
 @pytest.mark.parametrize("export_type", ExportType)

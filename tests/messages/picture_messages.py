@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 from anomalib.engine import Engine
+from contract_models import MODELS
+from lightning.pytorch import Trainer
 from message_table import Message, in_module
 from PIL import Image
 
 from anomalib_transfusion import visualize_reverse_process
 from anomalib_transfusion.cli import convert, main
-from anomalib_transfusion.models.transfusion.explain import explain_files
 from anomalib_transfusion.visualization import TrainingGrid
+from anomalib_transfusion.visualization.explain import explain_files
 
 IMAGE = torch.rand(3, 32, 32)
 
@@ -36,6 +38,25 @@ def explain_over_a_file(tmp_path):
 def explain_an_empty_folder(tmp_path):
     (tmp_path / "photographs").mkdir()
     explain_files([tmp_path / "photographs"], Path("model.ckpt"), tmp_path)
+
+
+def explain_one_step_in_several(tmp_path):
+    (diffusion_ad,) = (model for model in MODELS if model.class_name == "DiffusionAD")
+    checkpoint(tmp_path / "model.ckpt", diffusion_ad.build())
+    explain(tmp_path, "a.png", device="cpu", num_inference_steps=2)
+
+
+def explain_what_belongs_to_no_model(tmp_path):
+    content = {"pytorch-lightning_version": "2.5.0", "state_dict": {"backbone.weight": torch.zeros(1)}}
+    torch.save(content, tmp_path / "other.ckpt")
+    explain(tmp_path, "a.png", checkpoint="other.ckpt", device="cpu")
+
+
+def checkpoint(path, model):
+    """Write a checkpoint of a model that was not trained."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path)
 
 
 def train_without_a_folder(tiny, surface, tmp_path):
@@ -64,7 +85,7 @@ def convert_what_fits_no_model(tmp_path):
 
 PICTURES = [
     *in_module(
-        "models/transfusion/film_strip.py",
+        "visualization/film_strip.py",
         Message(
             "{} has the suffix",
             lambda tiny: visualize_reverse_process(tiny(), IMAGE, "strip.tiff"),
@@ -122,6 +143,14 @@ PICTURES = [
             "Choose some of them",
         ),
         Message(
+            "model is a {}",
+            lambda: visualize_reverse_process(torch.nn.Identity(), IMAGE),
+            TypeError,
+            "model is a Identity",
+            "expected TransFusion, DiffusionAD or another model of this plugin",
+            "Pass one of these",
+        ),
+        Message(
             "image is a {}",
             lambda tiny: visualize_reverse_process(tiny(), IMAGE.numpy()),
             TypeError,
@@ -139,7 +168,7 @@ PICTURES = [
         ),
     ),
     *in_module(
-        "models/transfusion/explain.py",
+        "visualization/explain.py",
         Message(
             "{} exists{}",
             explain_over_a_file,
@@ -155,6 +184,22 @@ PICTURES = [
             "gone.ckpt",
             "the model.ckpt of a training",
             "with --ckpt",
+        ),
+        Message(
+            "num_inference_steps={} is no parameter",
+            explain_one_step_in_several,
+            ValueError,
+            "num_inference_steps=2 is no parameter of DiffusionAD",
+            "expected a model that takes several passes",
+            "Leave it out",
+        ),
+        Message(
+            "{} belongs to none of {}",
+            explain_what_belongs_to_no_model,
+            ValueError,
+            "other.ckpt belongs to none of",
+            "its weights are named backbone.weight",
+            "Pass the model.ckpt of a training with one of these models",
         ),
         Message(
             "device={} cannot be used",

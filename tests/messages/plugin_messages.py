@@ -12,7 +12,7 @@ from types import ModuleType
 from message_table import PACKAGE, PRINTED, Message, in_module
 
 import anomalib_transfusion
-from anomalib_transfusion import plugin, visualization
+from anomalib_transfusion import plugin, synthesis
 
 
 def installed(folder, monkeypatch, entry_points):
@@ -55,10 +55,10 @@ PLUGIN = [
         "moved.py",
         Message(
             "module {} has no attribute {}",
-            lambda: visualization.ResultSheets,
+            lambda: synthesis.AnomalyGenerators,
             AttributeError,
-            "'ResultSheets'",
-            "it has ResultSheet",
+            "'AnomalyGenerators'",
+            "it has ",
             "Check the spelling",
         ),
     ),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, PredictDataset
 from anomalib.engine import Engine
+from contract_models import each_model
 from torch import nn
 from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
@@ -109,10 +110,12 @@ def test_range_of_what_cannot_be_seen(tiny, surface_root, engine, where):
     ],
     ids=["bytes", "imagenet", "symmetric", "nan", "inf", "half"],
 )
-def test_tensors_in_evaluation(tiny, change, message):
+@each_model
+def test_tensors_in_evaluation(model, change, message):
     images = torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32)
-    model = tiny().eval()
-    for call in (model, model.model, model.model.predict, model.model.reverse_process):
+    model = model.build().eval()
+    network = model.model
+    for call in (model, model.evaluate, network, network.predict, getattr(network, "reverse_process", network)):
         with pytest.raises(ValueError, match=f"The images have values {message}"):
             call(change(images))
     model.model(images)
@@ -143,9 +146,10 @@ def test_training_is_stopped_at_the_first_step(tiny, surface, engine):
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
 
 
-def test_export_has_no_check(tiny):
+@each_model
+def test_export_has_no_check(model):
     """What is exported holds no check: its graph would have to choose by a value."""
-    model = tiny().model.eval()
+    model = model.build().model.eval()
     exported = torch.export.export(model, (torch.rand(1, 3, 32, 32),))
     assert not [node for node in exported.graph.nodes if "aminmax" in str(node.target)]
     assert torch._dynamo.explain(lambda x: model(x).anomaly_map)(torch.rand(1, 3, 32, 32)).graph_break_count == 0

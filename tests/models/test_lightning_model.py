@@ -288,14 +288,6 @@ def test_a_loaded_model_trains_with_a_seed_of_its_own(tiny, surface, tmp_path):
     assert first.files not in orders
 
 
-def test_reconstruction_is_there_after_evaluation(tiny, surface, tmp_path):
-    model = tiny()
-    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, enable_progress_bar=False)
-    engine.predict(model, datamodule=surface)
-    assert model.reconstruction.shape == (3, 3, 32, 32)
-    assert 0 <= model.reconstruction.min() <= model.reconstruction.max() <= 1
-
-
 def test_default_input_is_256_without_a_crop():
     assert TransFusion.configure_pre_processor()(torch.rand(1, 3, 300, 400)).shape == (1, 3, 256, 256)
 

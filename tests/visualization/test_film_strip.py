@@ -17,8 +17,8 @@ from skimage import data
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_transfusion import TransFusion, visualize_reverse_process
-from anomalib_transfusion.models.transfusion.explain import explain_files
 from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
+from anomalib_transfusion.visualization.explain import explain_files
 from conftest import TINY
 
 COMMAND = Path(sys.executable).with_name("anomalib-transfusion")

@@ -38,19 +38,18 @@ from anomalib_transfusion.training.without_validation import WithoutValidation
 from anomalib_transfusion.visualization.training_grid import TrainingGrid
 
 from .default_parts import DefaultParts
+from .pictures import Pictures
 
 # anomalib lists the direct subclasses of its module: a class between would be listed in place of the models.
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as Module
-
-    from anomalib_transfusion.visualization.panels import TrainingPanels
 else:
     Module = object
 
 __all__ = ["DetectorMixin"]
 
 
-class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, RemembersValidation, Module):  # type: ignore[misc]
+class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining, RemembersValidation, Module):  # type: ignore[misc]
     """Stands in front of :class:`AnomalibModule` among the bases of a model.
 
     The model builds ``self.model``, a module with ``stride`` and ``precision``, and implements the abstract methods.
@@ -63,7 +62,7 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
             single precision on a CPU is less exact in it.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
         pre_processor: Pre-processor, or whether to use the default (256x256, no crop). It must not normalise: the model
-            scales images to [-1, 1] itself.
+            expects images in [0, 1].
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
         visualizer: Visualizer, or whether to use the default.
@@ -96,12 +95,6 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
         )
         self.shared: dict[str, Any] = {name: given[name] for name in ("precision", "channels_last", "compile")}
         """Parameters that several models have, as plain values by name."""
-        self.panels: dict[str, torch.Tensor] = {}
-        """What the batch that was evaluated last became, by name, in [0, 1], ``(B, C, H, W)`` each."""
-        self.training_panels: TrainingPanels | None = None
-        """What a training step that :meth:`watch` asked for saw and made."""
-        self.watched = 0
-        """Number of samples that the next training step is to show."""
         self._image_guard, self._loss_guard = ImageGuard(), LossGuard()
 
     @abstractmethod
@@ -129,15 +122,6 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
     @abstractmethod
     def evaluation_passes(self) -> float:
         """Network passes that evaluating an image takes; a training step takes about three an image."""
-
-    def watch(self, num_samples: int) -> None:
-        """Ask for the :attr:`training_panels` of the next training step.
-
-        Args:
-            num_samples: Number of samples to show; 0 for none.
-        """
-        self.watched = num_samples
-        self.training_panels = None
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -48,8 +48,8 @@ def check_pre_processor(pre_processor: Any, model: str) -> None:  # noqa: ANN401
     transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
     if any(normalizations(transform)):
         msg = (
-            f"The pre-processor {transform} normalises, but {model} expects images in [0, 1] and scales them to "
-            "[-1, 1] itself. Remove Normalize from the transforms."
+            f"The pre-processor {transform} normalises, but {model} expects images in [0, 1] and does the rest "
+            "itself. Remove Normalize from the transforms."
         )
         raise ValueError(msg)
 
@@ -67,7 +67,7 @@ def check_augmentations(dataset: Any) -> None:  # noqa: ANN401
                 continue
             msg = (
                 f"The {name} of {type(dataset).__name__} normalise images to values from {lowest:.4g} to "
-                f"{highest:.4g}; expected [0, 1], which the model scales to [-1, 1] itself. Remove {transform} from "
+                f"{highest:.4g}; expected [0, 1]: the model does the rest itself. Remove {transform} from "
                 "them (--data.augmentations, --data.train_augmentations, ...)."
             )
             raise ValueError(msg)

@@ -6,12 +6,9 @@
 # First, so that the post-import hook of the plugin has run before our own modules are half imported.
 import anomalib.models  # noqa: F401  # isort: skip
 
-from anomalib_transfusion.moved import former_names
-
+from .film_strip import visualize_reverse_process
 from .panels import TrainingPanels
 from .result_sheet import ResultSheet
 from .training_grid import TrainingGrid
 
 __all__ = ["ResultSheet", "TrainingGrid", "TrainingPanels", "visualize_reverse_process"]
-
-__getattr__ = former_names(__name__)

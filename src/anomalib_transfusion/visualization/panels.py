@@ -12,7 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
-__all__ = ["TrainingPanels", "draw_table", "largest", "to_panel"]
+__all__ = ["RECONSTRUCTION", "TrainingPanels", "draw_table", "largest", "to_panel"]
+
+RECONSTRUCTION = "Reconstruction"
+"""Name of the panel in which a model shows images without their anomalies."""
 
 BACKGROUND = (255, 255, 255)
 INK = (30, 30, 30)

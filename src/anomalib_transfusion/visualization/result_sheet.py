@@ -29,6 +29,7 @@ from anomalib_transfusion.files import fitting_name, marked_name, written_whole
 from anomalib_transfusion.training.image_files import evaluated_images
 
 from .output_names import as_one_name, plain_path, tell_apart
+from .panels import RECONSTRUCTION
 from .result_page import Result, Summary, write_page
 from .sheet_drawing import caption, difference_panel, halves, labelled, side_by_side
 
@@ -36,7 +37,6 @@ __all__ = ["ResultSheet"]
 
 # What browsers show; sheets of images in other formats are PNG.
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
-RECONSTRUCTION = "Reconstruction"
 NAMES = {"gt_mask": "Ground truth", "pred_mask": "Predicted mask", "anomaly_map": "Anomaly map"}
 
 

@@ -3,13 +3,18 @@
 
 """Our model gives what the plain path, an independent way to compute the same, gives."""
 
+import copy
+
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss, Target
 from anomalib_transfusion.models.diffusion_ad.official import export_official
+from plain_diffusion_ad import alpha_bar, plain_loss, plain_predict, plain_synthesis, plain_unet
 
 from .networks import build, photograph
-from .plain_path import alpha_bar, plain_predict, plain_unet
 
 
 def states(model):
@@ -57,3 +62,47 @@ def test_same_noise_at_other_timesteps_of_one_batch():
         unet, _ = states(model)
         expected = torch.cat([plain_unet(unet, part, t) for part, t in zip(x.split(1), (0, 321, 999), strict=True)])
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def official_gradients(model):
+    """Return the gradients in the authors' layout."""
+    gradients = copy.deepcopy(model)
+    for gradient, parameter in zip(gradients.parameters(), model.parameters(), strict=True):
+        gradient.data = parameter.grad
+    return states(gradients)
+
+
+def test_same_training_step(tmp_path):
+    """Loss, gradients and running statistics of the published loss, on samples of the plain synthesis."""
+    model = build(noise_seed=None).train()
+    random = np.random.default_rng(3)
+    cv2.imwrite(str(tmp_path / "texture.png"), random.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    images = photograph(4, 64, 32)
+    sample = plain_synthesis(images, [tmp_path / "texture.png"], random)
+    assert sample.label.tolist() == [1, 1, 0, 0]
+    assert torch.equal(sample.images[2:], images[2:])
+    changed = (sample.images - images).abs().amax(dim=1, keepdim=True) > 0
+    assert changed.any()
+    assert not (changed & (sample.mask == 0)).any()
+    torch.manual_seed(0)
+    timestep, noise = model.draw_diffusion(images)
+    unet, segmentation = ({name: weight.clone() for name, weight in state.items()} for state in states(model))
+    for state in (unet, segmentation):
+        for name, weight in state.items():
+            weight.requires_grad_(weight.is_floating_point() and "running" not in name)
+    expected = plain_loss(unet, segmentation, sample, timestep, noise)
+    expected[0].backward()
+    # Twice the mean over the scales is their sum.
+    loss = DiffusionADLoss(noise_weight=2.0, focal_from_logits=False)
+    target = Target(noise, sample.mask, sample.label)
+    terms = loss(model(sample.images, timestep, noise), target)
+    terms.total.backward()
+    assert [term.item() for term in terms] == pytest.approx([term.item() for term in expected], rel=1e-4)
+    assert min(terms).item() > 1e-4
+    for ours, theirs in zip(official_gradients(model), (unet, segmentation), strict=True):
+        for name, weight in theirs.items():
+            if weight.requires_grad:
+                bound = 2e-3 * weight.grad.abs().max().item() + 1e-5
+                torch.testing.assert_close(ours[name], weight.grad, rtol=0, atol=bound, msg=name)
+            elif "running" in name:
+                torch.testing.assert_close(states(model)[1][name], weight, rtol=1e-4, atol=1e-5)

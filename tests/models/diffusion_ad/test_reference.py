@@ -52,8 +52,7 @@ from anomalib_transfusion.networks.gaussian import (
 )
 from parts import part
 from paths import REFERENCE, needs_reference
-
-from .plain_path import published_aupro
+from plain_diffusion_ad import published_aupro
 
 pytestmark = needs_reference
 

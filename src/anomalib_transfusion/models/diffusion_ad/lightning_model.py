@@ -3,7 +3,7 @@
 
 """DiffusionAD for anomalib's engine: its parameters, its training step and what it evaluates images to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from PIL import Image
 
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.graph_export import GraphExport
 from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
 from anomalib_transfusion.training.learning_rate import check_rates
+from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
 from .checks import NoiseScales, Schedule
+from .film_strip import ROW_NAMES, moments_of
 from .loss import DiffusionADLoss, LossTerms
 from .official import import_official, infer_architecture, read_official
 from .optimizer import SegmentationSchedule, configure_adam
@@ -108,6 +112,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         "segmentation_width",
     )
     weights_prefix = "model.unet."
+    row_names = ROW_NAMES
 
     def __init__(
         self,
@@ -201,10 +206,24 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         """Denoise a batch and compare; its panels are the guided reconstruction and those of the noise scales."""
         with torch.no_grad():
             predictions, denoised = self.model.predict(images)
-        panels = {"Reconstruction": denoised.reconstruction}
+        panels = {RECONSTRUCTION: denoised.reconstruction}
         if len(denoised.estimates) > 1:
             panels |= zip(PANELS, denoised.estimates, strict=True)
         return predictions, {name: panel.clamp(0, 1) for name, panel in panels.items()}
+
+    @property
+    def explained_timesteps(self) -> Sequence[int]:
+        """Timesteps of the noise scales, the small one first."""
+        return self.model.test_timestep.tolist()
+
+    def explain(
+        self,
+        images: torch.Tensor,
+        timesteps: Container[int],
+        draw: Callable[[torch.Tensor], Image.Image],
+    ) -> list[Moment]:
+        """Show the noise scales, their one-step estimates and what becomes of them (paper Section III-B)."""
+        return moments_of(self.model, images, timesteps, draw)
 
     @property
     def evaluation_passes(self) -> float:

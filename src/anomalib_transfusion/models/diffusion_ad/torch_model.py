@@ -12,7 +12,7 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import Tensor, nn
 
-from anomalib_transfusion.checks import Range, check_arguments, check_images, check_shape, taken_by
+from anomalib_transfusion.checks import Range, check_arguments, check_images, check_range, check_shape, taken_by
 from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
@@ -85,11 +85,13 @@ class Denoised(NamedTuple):
     """Result of one-step denoising at S noise scales, the small one first.
 
     Attributes:
+        x_t: The images with noise, ``(S, B, 3, H, W)``.
         noise: Predicted noise, ``(S, B, 3, H, W)``.
         estimates: One-step estimates of the normal image in [-1, 1], ``(S, B, 3, H, W)``.
         reconstruction: Their guided combination in [-1, 1], ``(B, 3, H, W)``.
     """
 
+    x_t: Tensor
     noise: Tensor
     estimates: Tensor
     reconstruction: Tensor
@@ -243,8 +245,8 @@ class DiffusionADModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If a shape is wrong, the networks cannot divide the image's sides, or training lacks timestep or
-                noise.
+            ValueError: If a shape is wrong, the images are not in [0, 1] in evaluation mode, the networks cannot divide
+                the image's sides, or training lacks timestep or noise.
         """
         if not self.training:
             return self.predict(images)[0]
@@ -297,9 +299,11 @@ class DiffusionADModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If a shape is wrong, or the networks cannot divide the image's sides.
+            ValueError: If a shape is wrong, values are not in [0, 1] (but for the overshoot of a bicubic resize), or
+                the networks cannot divide the image's sides.
         """
         check_images(images, self.stride)
+        check_range(images)
         images = images.to(working_dtype(self.unet))
         scales = len(self.test_timestep)
         if noise is not None:
@@ -336,10 +340,10 @@ class DiffusionADModel(nn.Module):
         estimates = predict_x_0(x_t, predicted, chosen)
         clamped = clamp_reconstruction(estimates)
         if len(estimates) == 1:
-            return Denoised(predicted, clamped, clamped[0])
+            return Denoised(x_t, predicted, clamped, clamped[0])
         guide = clamped[1].detach() if self.detach_guide else clamped[1]
         share = guidance_share(Rates(*(table[0] for table in chosen)), self.guidance_weight)
-        return Denoised(predicted, clamped, guided_reconstruction(estimates[0], guide, share))
+        return Denoised(x_t, predicted, clamped, guided_reconstruction(estimates[0], guide, share))
 
     def _predict_noise(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles where a tiler is set."""

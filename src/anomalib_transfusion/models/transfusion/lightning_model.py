@@ -3,7 +3,7 @@
 
 """TransFusion for anomalib's engine: its parameters, its training step and what it evaluates images to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,16 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from PIL import Image
 
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.loop_export import LoopExport
 from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
 from anomalib_transfusion.training.learning_rate import check_rates, drop_rate
+from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
+from .film_strip import ROW_NAMES, moments_of
 from .loss import LossTerms, TransFusionLoss
 from .official import import_official, infer_architecture, read_official
 from .torch_model import MaskAggregation, TransFusionModel
@@ -92,6 +96,7 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         "previous_mask",
     )
     weights_prefix = "model.network."
+    row_names = ROW_NAMES
 
     def __init__(
         self,
@@ -168,17 +173,26 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
     def evaluate(self, images: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
         """Run the reverse process on a batch; its panel is the reconstruction x_0."""
         predictions, process = self.model.predict(images)
-        return predictions, {"Reconstruction": ((process.reconstruction + 1) / 2).clamp(0, 1)}
+        return predictions, {RECONSTRUCTION: ((process.reconstruction + 1) / 2).clamp(0, 1)}
+
+    @property
+    def explained_timesteps(self) -> Sequence[int]:
+        """Timesteps of the reverse process."""
+        return self.model.inference_timesteps
+
+    def explain(
+        self,
+        images: torch.Tensor,
+        timesteps: Container[int],
+        draw: Callable[[torch.Tensor], Image.Image],
+    ) -> list[Moment]:
+        """Show the steps of the reverse process (paper Section 3.4, Figure 3); arguments as of :class:`Pictures`."""
+        return moments_of(self.model, images, timesteps, draw)
 
     @property
     def evaluation_passes(self) -> float:
         """Network passes of the reverse process."""
         return len(self.model.inference_timesteps)
-
-    @property
-    def reconstruction(self) -> torch.Tensor | None:
-        """x_0 of the batch that was evaluated last, in [0, 1], ``(B, 3, H, W)``."""
-        return self.panels.get("Reconstruction")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Configure AdamW, and the drop of its rate after 800 of 1500 epochs, scaled to the trainer's length."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from anomalib_transfusion.visualization.output_names import plain_path, tell_apart
+from anomalib_transfusion.checks import listed, taken_by
 
 from .film_strip import check_output, visualize_reverse_process
-from .lightning_model import TransFusion
+from .output_names import plain_path, tell_apart
 
 __all__ = ["explain_files"]
 
@@ -35,10 +35,10 @@ def explain_files(
 
     Args:
         paths: Images, and folders of images.
-        checkpoint: Checkpoint of the model.
+        checkpoint: Checkpoint of a training with a model of this plugin.
         output: Folder to write into, or the file for the only image.
         overwrite: Whether files may be replaced.
-        num_inference_steps: Network passes, or ``None`` for as many as in the checkpoint.
+        num_inference_steps: Network passes of a model that takes several, or ``None`` for as many as in the checkpoint.
         device: Where the model runs, in PyTorch's words, or ``auto``.
         options: As in :func:`visualize_reverse_process`.
 
@@ -61,13 +61,44 @@ def explain_files(
     if not checkpoint.is_file():
         msg = f"There is no checkpoint {checkpoint}. Pass the model.ckpt of a training with --ckpt."
         raise FileNotFoundError(msg)
+    model_class = _model_of(checkpoint)
     parameters = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
-    model = TransFusion.load_from_checkpoint(checkpoint, map_location=place, **parameters)
+    if not taken_by(model_class, parameters).keys() >= parameters.keys():
+        msg = (
+            f"num_inference_steps={num_inference_steps} is no parameter of {model_class.__name__}, the model of "
+            f"{checkpoint}; expected a model that takes several passes. Leave it out."
+        )
+        raise ValueError(msg)
+    model = model_class.load_from_checkpoint(checkpoint, map_location=place, **parameters)
     for image, outputs in zip(images, plan, strict=True):
         if not _is_file(output):
             outputs[0].parent.mkdir(parents=True, exist_ok=True)
         visualize_reverse_process(model, image, outputs, **options)
     return [path for outputs in plan for path in outputs]
+
+
+def _model_of(checkpoint: Path) -> Any:  # noqa: ANN401
+    """Return the class of the model that a checkpoint belongs to, by the names of its weights.
+
+    Raises:
+        ValueError: If the file is damaged or holds code, or the checkpoint is that of another model.
+    """
+    # Not above: both need all of anomalib, which is half imported while it loads its plugins.
+    from anomalib.models.components import AnomalibModule
+
+    from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
+
+    # The names alone: the weights stay where they are.
+    weights = list(map(str, WholeCheckpointIO().load_checkpoint(checkpoint, "meta").get("state_dict", {})))
+    models = [model for model in AnomalibModule.__subclasses__() if hasattr(model, "weights_prefix")]
+    for model in models:
+        if any(name.startswith(model.weights_prefix) for name in weights):
+            return model
+    msg = (
+        f"{checkpoint} belongs to none of {', '.join(model.__name__ for model in models)}: its weights are named "
+        f"{listed(weights, 3)}. Pass the model.ckpt of a training with one of these models."
+    )
+    raise ValueError(msg)
 
 
 def _find_device(device: str) -> torch.device:

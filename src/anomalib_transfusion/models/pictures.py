@@ -1,0 +1,76 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What pictures are drawn from: panels of the batch that was evaluated last, of a training step, and of an image."""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from anomalib.data import InferenceBatch
+from PIL import Image
+
+from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.visualization.panels import RECONSTRUCTION, TrainingPanels
+
+__all__ = ["Pictures"]
+
+
+class Pictures:
+    """Stands in front of :class:`AnomalibModule` among the bases of a model."""
+
+    evaluate: Callable[[torch.Tensor], tuple[InferenceBatch, dict[str, torch.Tensor]]]
+
+    row_names: ClassVar[Mapping[str, str]] = {}
+    """What stands beside the rows of :meth:`explain`, where it is more than their names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.panels: dict[str, torch.Tensor] = {}
+        """What the batch that was evaluated last became, by name, in [0, 1], ``(B, C, H, W)`` each."""
+        self.training_panels: TrainingPanels | None = None
+        """What a training step that :meth:`watch` asked for saw and made."""
+        self.watched = 0
+        """Number of samples that the next training step is to show."""
+
+    @property
+    def reconstruction(self) -> torch.Tensor | None:
+        """The last batch without its anomalies, in [0, 1], ``(B, 3, H, W)``; ``None`` where no panel shows it."""
+        return self.panels.get(RECONSTRUCTION)
+
+    def watch(self, num_samples: int) -> None:
+        """Ask for the :attr:`training_panels` of the next training step.
+
+        Args:
+            num_samples: Number of samples to show; 0 for none.
+        """
+        self.watched = num_samples
+        self.training_panels = None
+
+    @property
+    def explained_timesteps(self) -> Sequence[int]:
+        """Timesteps that :meth:`explain` can show, in their order; the result is always shown."""
+        return ()
+
+    def explain(
+        self,
+        images: torch.Tensor,
+        timesteps: Container[int],
+        draw: Callable[[torch.Tensor], Image.Image],
+    ) -> list[Moment]:
+        """Show how a map comes about; unless a model says more, by what it evaluates an image to.
+
+        Args:
+            images: A single image in [0, 1], ``(1, 3, H, W)``.
+            timesteps: Which of :attr:`explained_timesteps` to show.
+            draw: Makes a picture of an image in [0, 1], ``(1, C, H, W)``.
+
+        Returns:
+            The moments in their order, the result last.
+        """
+        del timesteps
+        predictions, panels = self.evaluate(images)
+        shown = {"image": images, **{name.lower(): panel for name, panel in panels.items()}}
+        if predictions.anomaly_map is not None:
+            shown["map"] = predictions.anomaly_map
+        return [Moment(None, "result", "result", {row: draw(panel) for row, panel in shown.items()})]
