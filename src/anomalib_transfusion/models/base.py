@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_transfusion.checks import check_arguments, check_image_size
 from anomalib_transfusion.networks.acceleration import Precision, check_trainable
+from anomalib_transfusion.networks.backbone import load_backbones
 from anomalib_transfusion.training.compatibility import check_compatible, check_weights
 from anomalib_transfusion.training.distributed import (
     drop_repeated_images,
@@ -217,6 +218,15 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
         if stage == "fit" and not self.model.training:
             # After .eval() or a prediction; Lightning leaves the mode as it finds it.
             self.model.train()
+
+    def on_fit_start(self) -> None:
+        """Load the weights of a pretrained part, unless a checkpoint had them, and seed the first epoch.
+
+        Raises:
+            OSError: If they are neither installed nor to be had from the network.
+        """
+        load_backbones(self.model)
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Let a resumed training have the learning rate and weight decay of this model."""

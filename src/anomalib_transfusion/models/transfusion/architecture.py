@@ -5,12 +5,13 @@
 
 from collections.abc import Sequence
 
-__all__ = ["check_architecture"]
+__all__ = ["check_architecture", "check_patches"]
 
 # Far beyond any use, and below what exhausts the memory of a computer without a word.
 MAX_WIDTH = 8192
 MAX_LEVELS = 10
 MAX_BLOCKS = 64
+MAX_PATCH_SIZE = 64
 
 
 def check_architecture(
@@ -43,5 +44,18 @@ def check_architecture(
         msg = (
             f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}. "
             "Count from 0 at the highest resolution, or from -1 at the lowest."
+        )
+        raise ValueError(msg)
+
+
+def check_patches(patch_size: int, backbone: str | None, backbone_layers: Sequence[str] | None) -> None:
+    """Raise ValueError, naming the value, if patches are impossible, or there are layers of no backbone."""
+    if not 1 <= patch_size <= MAX_PATCH_SIZE:
+        msg = f"patch_size={patch_size} must be from 1 to {MAX_PATCH_SIZE} (the paper's network has 1: pixels)."
+        raise ValueError(msg)
+    if backbone is None and backbone_layers is not None:
+        msg = (
+            f"backbone_layers={list(backbone_layers)} are layers of no backbone; expected None without one. Name the "
+            "network in backbone, or leave the layers out."
         )
         raise ValueError(msg)

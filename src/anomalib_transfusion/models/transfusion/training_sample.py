@@ -42,6 +42,8 @@ class TrainingSampler(AnomalySource):
     Args:
         source: As of :class:`AnomalySource`.
         rotation_probability: Share of the samples that are rotated by up to 20 degrees.
+        first_step_share: Share of the samples at ``start_timestep``; the others have any, evenly.
+        start_timestep: First timestep of the reverse process; ``None`` for the last of the schedule.
         named: As of :class:`AnomalySource`.
 
     Raises:
@@ -49,13 +51,25 @@ class TrainingSampler(AnomalySource):
         ValueError: If a parameter is impossible; the message names it.
     """
 
-    def __init__(self, *source: Any, rotation_probability: float = 0.3, **named: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *source: Any,  # noqa: ANN401
+        rotation_probability: float = 0.3,
+        first_step_share: float = 0.0,
+        start_timestep: int | None = None,
+        **named: Any,  # noqa: ANN401
+    ) -> None:
         given = check_arguments(TrainingSampler.__init__, locals())
         super().__init__(*source, **named)
         self.rotation_probability: float = given["rotation_probability"]
         if not 0 <= self.rotation_probability <= 1:
             msg = f"rotation_probability={self.rotation_probability} must be in [0, 1]; 0 rotates none."
             raise ValueError(msg)
+        self.first_step_share: float = given["first_step_share"]
+        if not 0 <= self.first_step_share <= 1:
+            msg = f"first_step_share={self.first_step_share} must be in [0, 1]; with 0 all timesteps are as frequent."
+            raise ValueError(msg)
+        self.start_timestep: int | None = given["start_timestep"]
 
     def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
         """Return the generator of the paper's anomalies."""
@@ -80,6 +94,9 @@ class TrainingSampler(AnomalySource):
         anomaly = self.draw(images, image_paths)
         last = len(beta) - 1
         timestep = torch.randint(1, last + 1, (images.shape[0],), device=images.device)
+        if self.first_step_share:
+            at_first = torch.rand(len(images), device=images.device) < self.first_step_share
+            timestep = timestep.where(~at_first, self.start_timestep or last)
         normal, appearance, mask, previous_mask = rotate_some(
             [2 * images - 1, anomaly.appearance, anomaly.mask, anomaly.previous_mask],
             probability=self.rotation_probability,
