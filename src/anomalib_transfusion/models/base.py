@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from anomalib_transfusion.checks import check_arguments, check_image_size
 from anomalib_transfusion.networks.acceleration import Precision, check_trainable
 from anomalib_transfusion.networks.backbone import load_backbones
+from anomalib_transfusion.training.averaging import AveragesLearned, averaging_of
 from anomalib_transfusion.training.compatibility import check_compatible, check_weights
 from anomalib_transfusion.training.distributed import (
     drop_repeated_images,
@@ -198,6 +199,8 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
             if self.visualizer is not None and not any(isinstance(callback, TrainingGrid) for callback in present):
                 callbacks.append(TrainingGrid())
             callbacks += rare_validation(trainer, typed, self.evaluation_passes)
+            if (averaging := averaging_of(trainer)) is not None:
+                callbacks.append(AveragesLearned(averaging))
         return callbacks
 
     def setup(self, stage: str) -> None:
@@ -306,5 +309,5 @@ class DetectorMixin(DefaultParts, PlainHyperparameters, SeededTraining, Remember
             ValueError: If the checkpoint belongs to another model or to other parameters.
         """
         check_weights(checkpoint, type(self).__name__, self.weights_prefix)
-        check_compatible(checkpoint, self.hparams, type(self).__name__, self.trained_for)
+        check_compatible(checkpoint, self.hparams, type(self), self.trained_for)
         super().on_load_checkpoint(checkpoint)
