@@ -57,8 +57,8 @@ def check_compatible(
         msg = (
             f"The checkpoint was trained with {_listed(differing, trained)}, but this model has "
             f"{_listed(differing, present)}. Pass what it was trained with (on the command line "
-            f"--model.{differing[0]}, or the --config of the training), or use {model.__name__}.load_from_checkpoint, which "
-            "reads it from the file."
+            f"--model.{differing[0]}, or the --config of the training), or use {model.__name__}.load_from_checkpoint, "
+            "which reads it from the file."
         )
         raise ValueError(msg)
 

@@ -140,6 +140,10 @@ def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
         scheduler = config.scheduler
         if not isinstance(scheduler, LambdaLR) or not isinstance(fresh, Optimizer):
             continue
+        # Another course of the rate may have been counted in epochs where this one is counted in steps.
+        count = trainer.global_step if config.interval == "step" else trainer.current_epoch
+        if abs(scheduler.last_epoch - count) > 1:
+            scheduler.last_epoch = count
         scheduler.base_lrs = [group["initial_lr"] for group in fresh.param_groups]
         groups = zip(scheduler.optimizer.param_groups, fresh.param_groups, scheduler.lr_lambdas, strict=True)
         for group, wanted, factor in groups:
