@@ -65,7 +65,11 @@ def test_features_are_added_behind_the_first_block(inputs):
     expected = before[0]
     part = model.features
     for features, norm, project, enlargement in zip(
-        part.backbone(inputs[0]), part.norms, part.projections, (1, 2, 4), strict=True,
+        part.backbone(inputs[0]),
+        part.norms,
+        part.projections,
+        (1, 2, 4),
+        strict=True,
     ):
         normal = (features - norm.mean[:, None, None]) / (norm.variance[:, None, None] + 1e-5).sqrt()
         weight, bias = project.weight[:, :, 0, 0], project.bias[:, None, None]
@@ -166,7 +170,9 @@ def test_trains_and_its_checkpoint_needs_no_weights(tiny, surface, surface_root,
     assert torch.equal(loaded(images).anomaly_map, model.eval()(images).anomaly_map)
     fresh = tiny(**parameters)
     [batch, *_] = engine(tmp_path).predict(
-        fresh, dataset=PredictDataset(surface_root / "brick/test/good"), ckpt_path=first.best_model_path,
+        fresh,
+        dataset=PredictDataset(surface_root / "brick/test/good"),
+        ckpt_path=first.best_model_path,
     )
     assert torch.isfinite(batch.anomaly_map).all()
     engine(tmp_path, max_epochs=2).fit(tiny(**parameters), datamodule=surface, ckpt_path=first.best_model_path)

@@ -72,6 +72,8 @@ def test_averaged_model_is_what_is_kept_and_tested(small, surface, tmp_path):
     [before] = engine.test(model, datamodule=surface)
     [after] = engine.test(small(), datamodule=surface, ckpt_path=engine.best_model_path)
     assert before == after
+    [again] = engine.validate(model, datamodule=surface)
+    assert again["image_AUROC"] == before["image_AUROC"]
 
 
 def test_resuming_is_exact(small, surface, tmp_path):

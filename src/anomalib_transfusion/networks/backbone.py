@@ -243,8 +243,8 @@ def _build(name: str, indices: Sequence[int] | None = None) -> Any:  # noqa: ANN
     # Each of timm's networks has its own way to refuse.
     except Exception as error:
         msg = (
-            f"backbone={name!r} gives no feature maps ({type(error).__name__}: {error}); expected a network of timm "
-            "with features_only. Choose another, such as tf_efficientnet_lite0."
+            f"backbone={name!r} cannot be built ({type(error).__name__}: {error}); expected a network of timm with "
+            "features_only, and no tag that timm does not know. Choose another, such as tf_efficientnet_lite0."
         )
         raise ValueError(msg) from error
     if indices is not None and isinstance(network, EfficientNetFeatures | MobileNetV3Features):

@@ -24,7 +24,8 @@ class AveragesLearned(Callback):
 
     It averages all buffers, those of the post-processor as well. A threshold that is not a number before the first
     validation would never be one afterwards, and the validation that finds it sets that of the model in training alone.
-    Weights that are frozen would gather rounding errors.
+    Weights that are frozen would gather rounding errors. And it goes on when the training has ended: a test of a checkpoint
+    on the same trainer would have the weights that were not averaged, and a validation those of the training before.
 
     Args:
         averaging: The callback, which stands before this one.
@@ -43,6 +44,11 @@ class AveragesLearned(Callback):
         """Give the averaged model the threshold that was found with its weights."""
         del trainer
         self._share(pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the averaged model, whose weights the model has by now."""
+        del trainer, pl_module
+        self.averaging._average_model = None  # noqa: SLF001
 
     @torch.no_grad()
     def _share(self, pl_module: LightningModule) -> None:
