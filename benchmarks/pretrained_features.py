@@ -7,8 +7,8 @@
     python benchmarks/pretrained_features.py
     HF_HUB_OFFLINE=1 anomalib benchmark --config configs/benchmark/demo.yaml
 
-The package holds ImageNet weights of EfficientNet-Lite0, timm's ``tf_efficientnet_lite0``; they are written into the cache
-of the hub, where timm finds them. TransFusion's ``backbone`` finds the package by itself.
+The package holds ImageNet weights of EfficientNet-Lite0, timm's ``tf_efficientnet_lite0``; they are written into the
+cache of the hub, where timm finds them. TransFusion's ``backbone`` finds the package by itself.
 """
 
 import hashlib

@@ -24,8 +24,8 @@ class AveragesLearned(Callback):
 
     It averages all buffers, those of the post-processor as well. A threshold that is not a number before the first
     validation would never be one afterwards, and the validation that finds it sets that of the model in training alone.
-    Weights that are frozen would gather rounding errors. And it goes on when the training has ended: a test of a checkpoint
-    on the same trainer would have the weights that were not averaged, and a validation those of the training before.
+    Weights that are frozen would gather rounding errors. And it goes on when the training has ended: a test of a
+    checkpoint on the same trainer would have the weights that were not averaged.
 
     Args:
         averaging: The callback, which stands before this one.
