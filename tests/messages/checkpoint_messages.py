@@ -139,6 +139,14 @@ CHECKPOINTS = [
             "the authors' always has both",
             "Train one with both",
         ),
+        Message(
+            "This network has {}, but the authors' has",
+            lambda: export_official(part(TransFusionModel, **NETWORK, patch_size=2).network),
+            ValueError,
+            "patch_size=2",
+            "the authors' has pixels",
+            "Train one without them",
+        ),
     ),
     *in_module(
         "training/checkpoints.py",

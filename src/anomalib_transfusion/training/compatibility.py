@@ -3,6 +3,7 @@
 
 """Whether a checkpoint of anomalib fits a model, said in parameters rather than in the shapes of weights."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def check_weights(checkpoint: Mapping[str, Any], model: str, prefix: str) -> Non
 def check_compatible(
     checkpoint: Mapping[str, Any],
     parameters: Mapping[str, Any],
-    model: str,
+    model: type,
     trained_for: Sequence[str],
 ) -> None:
     """Raise ValueError if the weights of a checkpoint were trained with other parameters.
@@ -38,11 +39,15 @@ def check_compatible(
     Args:
         checkpoint: Checkpoint as Lightning loads it.
         parameters: Hyper-parameters of the model that is to take the weights.
-        model: Name of the model.
+        model: Class of the model; what it is by default is what checkpoints have that do not know a parameter.
         trained_for: Names of the parameters that weights are trained for.
     """
     try:
-        trained = _comparable(dict(checkpoint.get("hyper_parameters", {})), trained_for)
+        recorded = dict(checkpoint.get("hyper_parameters", {}))
+        # A parameter that is younger than the checkpoint had no other value then.
+        if not recorded.keys().isdisjoint(trained_for):
+            recorded = {**_defaults(model), **recorded}
+        trained = _comparable(recorded, trained_for)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         msg = f"The checkpoint is damaged: its hyper-parameters are not readable ({error}). Use another one."
         raise ValueError(msg) from error
@@ -52,8 +57,8 @@ def check_compatible(
         msg = (
             f"The checkpoint was trained with {_listed(differing, trained)}, but this model has "
             f"{_listed(differing, present)}. Pass what it was trained with (on the command line "
-            f"--model.{differing[0]}, or the --config of the training), or use {model}.load_from_checkpoint, which "
-            "reads it from the file."
+            f"--model.{differing[0]}, or the --config of the training), or use {model.__name__}.load_from_checkpoint, "
+            "which reads it from the file."
         )
         raise ValueError(msg)
 
@@ -61,12 +66,21 @@ def check_compatible(
 def _comparable(parameters: Mapping[str, Any], trained_for: Sequence[str]) -> dict[str, Any]:
     """Return the parameters that matter, so that equal networks have equal values."""
     values = {name: parameters[name] for name in trained_for if name in parameters}
+    if values.get("backbone_layers") is not None:
+        values["backbone_layers"] = tuple(values["backbone_layers"])
     if "channel_multipliers" in values:
         values["channel_multipliers"] = tuple(values["channel_multipliers"])
     if "attention_levels" in values and "channel_multipliers" in values:
         levels = len(values["channel_multipliers"])
         values["attention_levels"] = tuple(sorted({level % levels for level in values["attention_levels"]}))
     return values
+
+
+def _defaults(model: type) -> dict[str, Any]:
+    """Return the defaults of a model's parameters, those that it hands on to its bases by ``**`` included."""
+    constructors = [vars(base)["__init__"] for base in reversed(model.__mro__) if "__init__" in vars(base)]
+    parameters = [one for constructor in constructors for one in inspect.signature(constructor).parameters.values()]
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def _listed(names: Sequence[str], values: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The one drop of the learning rate, after a share of the training, however its length is given."""
+"""The course of the learning rate over a training, however its length is given: a drop or a cosine, and a warm-up."""
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
@@ -11,7 +12,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["check_rates", "drop_rate", "elapsed_share", "renew_rate"]
+__all__ = [
+    "RateSchedule",
+    "check_rates",
+    "cosine",
+    "drop_rate",
+    "elapsed_share",
+    "renew_rate",
+    "scheduled_rate",
+]
+
+RateSchedule = Literal["drop", "cosine"]
 
 
 def check_rates(**rates: float) -> None:
@@ -68,6 +79,44 @@ def drop_rate(optimizer: Optimizer, trainer: Trainer, share: float, decay: float
     return {"scheduler": LambdaLR(optimizer, lambda time: 1.0 if time < drop else decay), "interval": interval}
 
 
+def cosine(share: float) -> float:
+    """Return the factor of a rate that falls from 1 to 0 as half a cosine (Loshchilov and Hutter 2017, Eq. 5)."""
+    return 0.5 + 0.5 * math.cos(math.pi * share)
+
+
+def scheduled_rate(
+    optimizer: Optimizer,
+    trainer: Trainer,
+    schedule: RateSchedule,
+    full_rate_share: float,
+    rate_decay: float,
+    warmup_share: float,
+) -> dict[str, Any]:
+    """Return a course of the learning rate in the form that Lightning takes.
+
+    Args:
+        optimizer: The optimiser.
+        trainer: As of :func:`drop_rate`.
+        schedule: ``drop`` for :func:`drop_rate`, ``cosine`` for :func:`cosine` from the end of the warm-up on.
+        full_rate_share: Of the drop: share of the training at the full rate.
+        rate_decay: Of the drop: factor of the rate in the rest.
+        warmup_share: Share of the training in which the rate rises in a line, over which the drop goes on.
+    """
+    if schedule == "drop" and not warmup_share:
+        return drop_rate(optimizer, trainer, full_rate_share, rate_decay)
+
+    def factor(step: int) -> float:
+        share = elapsed_share(trainer, step)
+        # The first step is not lost at a rate of 0.
+        if warmup_share and (rising := elapsed_share(trainer, step + 1) / warmup_share) < 1:
+            return rising * (1.0 if schedule == "cosine" or share < full_rate_share else rate_decay)
+        if schedule == "drop":
+            return 1.0 if share < full_rate_share else rate_decay
+        return cosine(max(0.0, share - warmup_share) / (1 - warmup_share)) if warmup_share < 1 else 1.0
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
 def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
     """Give a resumed training the learning rates and weight decay that it was asked for, and say where they differ.
 
@@ -83,6 +132,10 @@ def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
         scheduler = config.scheduler
         if not isinstance(scheduler, LambdaLR) or not isinstance(fresh, Optimizer):
             continue
+        # Another course of the rate may have been counted in epochs where this one is counted in steps.
+        count = trainer.global_step if config.interval == "step" else trainer.current_epoch
+        if abs(scheduler.last_epoch - count) > 1:
+            scheduler.last_epoch = count
         scheduler.base_lrs = [group["initial_lr"] for group in fresh.param_groups]
         groups = zip(scheduler.optimizer.param_groups, fresh.param_groups, scheduler.lr_lambdas, strict=True)
         for group, wanted, factor in groups:

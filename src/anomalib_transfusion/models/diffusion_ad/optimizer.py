@@ -3,13 +3,12 @@
 
 """Adam with a learning rate for each of DiffusionAD's two networks."""
 
-import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from anomalib_transfusion.training.learning_rate import elapsed_share
+from anomalib_transfusion.training.learning_rate import cosine, elapsed_share
 
 if TYPE_CHECKING:
     from .lightning_model import DiffusionAD
@@ -43,7 +42,7 @@ def configure_adam(model: "DiffusionAD") -> dict[str, Any]:
         if schedule == "constant":
             return 1.0
         share = step / SWING_STEPS if schedule == "swing" else elapsed_share(trainer, step)
-        return 0.5 + 0.5 * math.cos(math.pi * share)
+        return cosine(share)
 
     optimizer = Adam(groups)
     scheduler = LambdaLR(optimizer, [lambda _: 1.0, factor])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from anomalib_transfusion.checks import Range, check_arguments
 
-__all__ = ["check_architecture"]
+__all__ = ["check_architecture", "check_patches"]
 
 # Far beyond any use, and below what exhausts the memory of a computer without a word.
 MAX_WIDTH = 8192
@@ -43,5 +43,20 @@ def check_architecture(
         msg = (
             f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}. "
             "Count from 0 at the highest resolution, or from -1 at the lowest."
+        )
+        raise ValueError(msg)
+
+
+def check_patches(
+    patch_size: Annotated[int, Range(1, 64, "(the paper's network has 1: pixels).", "must be from {least} to {most}")],
+    backbone: str | None,
+    backbone_layers: Sequence[str] | None,
+) -> None:
+    """Raise ValueError, naming the value, if patches are impossible, or there are layers of no backbone."""
+    check_arguments(check_patches, locals())
+    if backbone is None and backbone_layers is not None:
+        msg = (
+            f"backbone_layers={list(backbone_layers)} are layers of no backbone; expected None without one. Name the "
+            "network in backbone, or leave the layers out."
         )
         raise ValueError(msg)

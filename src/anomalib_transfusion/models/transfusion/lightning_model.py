@@ -16,7 +16,8 @@ from PIL import Image
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.loop_export import LoopExport
 from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
-from anomalib_transfusion.training.learning_rate import check_rates, drop_rate
+from anomalib_transfusion.networks.backbone import trained_parameters
+from anomalib_transfusion.training.learning_rate import RateSchedule, check_rates, scheduled_rate
 from anomalib_transfusion.visualization.film_strip import Moment
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
@@ -29,7 +30,7 @@ from .transparency import Schedule
 
 __all__ = ["TransFusion"]
 
-RATES = ("learning_rate", "weight_decay", "full_rate_share", "rate_decay")
+RATES = ("learning_rate", "weight_decay", "full_rate_share", "rate_decay", "warmup_share")
 
 
 class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
@@ -69,6 +70,20 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         full_rate_share: Share of the training at the full learning rate, in [0, 1]; after it the rate is
             multiplied by ``rate_decay``.
         rate_decay: Factor of the learning rate in the rest of the training.
+        rate_schedule: Course of the learning rate: the ``drop`` above (the paper's), or in its place a ``cosine`` down
+            to 0 over the training.
+        warmup_share: Share of the training in which the learning rate rises from 0, in [0, 1]; 0 is the paper's.
+        first_step_share: Share of the training samples at the timestep where the reverse process starts, in [0, 1]:
+            for few passes, or one. The others have any timestep, evenly, which with 0 are all (the paper's).
+        patch_size: Side in pixels of the patches whose pixels are channels of the network: space-to-depth before it,
+            depth-to-space behind it. 1 for pixels (the paper's).
+        qk_norm: Whether queries and keys of the attention are normalised, so that it bears a higher learning rate; the
+            paper's are not.
+        backbone: timm's name of a network with ``features_only``, pretrained and frozen, whose features of x_t the
+            encoder sees as well: ``tf_efficientnet_lite0``, ``resnet18``, ...; ``None`` for none (the paper's). Its
+            weights are loaded when a training starts, and kept in checkpoints and exports.
+        backbone_layers: Names of its layers in timm's ``feature_info``, such as ``layer1``; ``None`` for those of
+            stride 4, 8 and 16. Each is added at the level of its stride, a coarser one at the last level.
         shared: As of :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
 
     Raises:
@@ -94,6 +109,10 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         "attention_levels",
         "positional_encoding",
         "previous_mask",
+        "patch_size",
+        "qk_norm",
+        "backbone",
+        "backbone_layers",
     )
     weights_prefix = "model.network."
     row_names = ROW_NAMES
@@ -124,6 +143,13 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         weight_decay: float = 0.01,
         full_rate_share: float = 800 / 1500,
         rate_decay: float = 0.1,
+        rate_schedule: RateSchedule = "drop",
+        warmup_share: float = 0.0,
+        first_step_share: float = 0.0,
+        patch_size: int = 1,
+        qk_norm: bool = False,
+        backbone: str | None = None,
+        backbone_layers: Sequence[str] | None = None,
         **shared: Any,  # noqa: ANN401
     ) -> None:
         given = check_arguments(TransFusion.__init__, locals())
@@ -131,7 +157,8 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         given |= self.shared
         rates = {name: given[name] for name in RATES}
         check_rates(**rates)
-        self.learning_rate, self.weight_decay, self.full_rate_share, self.rate_decay = rates.values()
+        self.learning_rate, self.weight_decay, self.full_rate_share, self.rate_decay, self.warmup_share = rates.values()
+        self.rate_schedule: RateSchedule = given["rate_schedule"]
         self.model = TransFusionModel(**taken_by(TransFusionModel, given))
         self.loss = TransFusionLoss(**taken_by(TransFusionLoss, given))
         self.sampler = TrainingSampler(**taken_by(TrainingSampler, given))
@@ -195,7 +222,9 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         return len(self.model.inference_timesteps)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Configure AdamW, and the drop of its rate after 800 of 1500 epochs, scaled to the trainer's length."""
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        scheduler = drop_rate(optimizer, self.trainer, self.full_rate_share, self.rate_decay)
+        """Configure AdamW, and the course of its learning rate over the length of the training."""
+        trained = trained_parameters(self.model)
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        shares = (self.full_rate_share, self.rate_decay, self.warmup_share)
+        scheduler = scheduled_rate(optimizer, self.trainer, self.rate_schedule, *shares)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]

@@ -180,8 +180,15 @@ def export_official(network: ResUNet) -> dict[str, torch.Tensor]:
         network: The network, with positional encoding and previous mask.
 
     Raises:
-        ValueError: If the network lacks an input that the authors' network has.
+        ValueError: If the network lacks an input that the authors' network has, or has what theirs has not.
     """
+    own = {name: getattr(network, name) for name in ("patch_size", "qk_norm", "has_backbone")}
+    if own != {"patch_size": 1, "qk_norm": False, "has_backbone": False}:
+        msg = (
+            f"This network has {', '.join(f'{name}={value}' for name, value in own.items())}, but the authors' has "
+            "pixels, and neither of the others. Train one without them."
+        )
+        raise ValueError(msg)
     if not (network.positional_encoding and network.previous_mask):
         msg = (
             f"This network has positional_encoding={network.positional_encoding} and previous_mask="

@@ -112,6 +112,10 @@ class TransFusionModel(nn.Module):
         channels_last: Whether the network computes in channels-last memory; ``None``: where it is faster so, in
             bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
+        patch_size: Side of the patches of pixels that are channels of the network.
+        qk_norm: Whether queries and keys of the attention are normalised.
+        backbone: timm's name of a pretrained network whose features the network sees; ``None`` for none.
+        backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -140,6 +144,10 @@ class TransFusionModel(nn.Module):
         precision: Precision,
         channels_last: bool | None,
         compile: bool,  # noqa: A002
+        patch_size: int,
+        qk_norm: bool,
+        backbone: str | None,
+        backbone_layers: Sequence[str] | None,
     ) -> None:
         given = check_arguments(TransFusionModel.__init__, locals())
         super().__init__()

@@ -42,6 +42,8 @@ class TrainingSampler(AnomalySource):
 
     Args:
         rotation_probability: Share of the samples that are rotated by up to 20 degrees, in [0, 1].
+        first_step_share: Share of the samples at ``start_timestep``; the others have any, evenly.
+        start_timestep: First timestep of the reverse process; ``None`` for the last of the schedule.
         source: As of :class:`AnomalySource`.
 
     Raises:
@@ -53,11 +55,18 @@ class TrainingSampler(AnomalySource):
         self,
         *,
         rotation_probability: Annotated[float, Range(0, 1, "0 rotates none.", "must be in [{least}, {most}];")],
+        first_step_share: Annotated[
+            float,
+            Range(0, 1, "with 0 all timesteps are as frequent.", "must be in [{least}, {most}];"),
+        ],
+        start_timestep: int | None,
         **source: Any,  # noqa: ANN401
     ) -> None:
         given = check_arguments(TrainingSampler.__init__, locals())
         super().__init__(**source)
         self.rotation_probability: float = given["rotation_probability"]
+        self.first_step_share: float = given["first_step_share"]
+        self.start_timestep: int | None = given["start_timestep"]
 
     def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
         """Return the generator of the paper's anomalies."""
@@ -87,6 +96,9 @@ class TrainingSampler(AnomalySource):
         anomaly = self.draw(images, image_paths)
         last = len(beta) - 1
         timestep = torch.randint(1, last + 1, (images.shape[0],), device=images.device)
+        if self.first_step_share:
+            at_first = torch.rand(len(images), device=images.device) < self.first_step_share
+            timestep = timestep.where(~at_first, self.start_timestep or last)
         normal, appearance, mask, previous_mask = rotate_some(
             [2 * images - 1, anomaly.appearance, anomaly.mask, anomaly.previous_mask],
             probability=self.rotation_probability,

@@ -5,11 +5,13 @@
 
 Paper Section 3.2. Three facts are taken from the published code because the paper leaves them open: the positional
 encoding is a single channel, the sine of the row index; attention blocks have no normalisation; and that of the
-residual blocks has 32 groups (fewer in networks narrower than 32 channels).
+residual blocks has 32 groups (fewer in networks narrower than 32 channels). Patches, a pretrained backbone and the
+normalisation of queries and keys are not in the paper, and off by default.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,18 +19,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.networks.normalization import (
-    GroupNormSiLU,
-    activate,
-    group_norm,
-    groups_of,
-    memory_format,
-    normalized_in_strips,
-)
+from anomalib_transfusion.networks.normalization import GroupNormSiLU, activate, groups_of
 
-from .architecture import check_architecture
+from .architecture import check_architecture, check_patches
+from .blocks import AttentionBlock, ResidualBlock, TimeEmbedding, UNetBlock
+from .features import BackboneFeatures
 
-__all__ = ["Prediction", "ResUNet"]
+# Models that were exported before the blocks had a file of their own look for them here.
+__all__ = ["AttentionBlock", "Prediction", "ResUNet", "ResidualBlock", "TimeEmbedding", "UNetBlock"]
 
 IMAGE_CHANNELS = 3
 
@@ -47,126 +45,6 @@ class Prediction(NamedTuple):
     mask_logits: torch.Tensor
 
 
-class TimeEmbedding(nn.Module):
-    """Sinusoidal embedding of the timestep, followed by two linear layers (as in DDPM).
-
-    Args:
-        channels: Width of the embedding; the sinusoids take a quarter of it.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(channels // 4, channels)
-        self.linear_2 = nn.Linear(channels, channels)
-        self.frequencies = channels // 8
-
-    def forward(self, timestep: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Embed timesteps ``(B,)`` as ``(B, channels)``, of this type."""
-        rate = math.log(10_000) / (self.frequencies - 1)
-        frequencies = torch.exp(-rate * torch.arange(self.frequencies, device=timestep.device, dtype=torch.float32))
-        angles = timestep[:, None] * frequencies[None, :]
-        sinusoids = torch.cat((angles.sin(), angles.cos()), dim=1)
-        return self.linear_2(F.silu(self.linear_1(sinusoids.to(dtype))))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation and SiLU; the time embedding is added in between.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm_1 = group_norm(in_channels, groups)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.time_projection = nn.Linear(time_channels, out_channels)
-        self.norm_2 = group_norm(out_channels, groups)
-        self.conv_2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.shortcut = (
-            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, kernel_size=1)
-        )
-
-    def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
-        """Map ``(B, in_channels, H, W)`` and the embedding ``(B, time_channels)`` to ``(B, out_channels, H, W)``.
-
-        Args:
-            x: The input.
-            time: The embedding of the timestep.
-            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
-
-        Returns:
-            The output.
-        """
-        overwrite = overwrite and normalized_in_strips(x) and not isinstance(self.shortcut, nn.Identity)
-        # Early only where the input is lost afterwards: until it is added it takes memory.
-        shortcut = self.shortcut(x) if overwrite else None
-        h = self.conv_1(self.norm_1(x, overwrite))
-        h += self.time_projection(time)[:, :, None, None]
-        h = self.conv_2(self.norm_2(h, overwrite=True))
-        h += self.shortcut(x) if shortcut is None else shortcut
-        return h
-
-
-class AttentionBlock(nn.Module):
-    """Self-attention with a single head over all positions, and a residual connection.
-
-    Args:
-        channels: Channels of input and output.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(channels, 3 * channels)
-        self.output = nn.Linear(channels, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over the positions of ``(B, C, H, W)``; the shape stays."""
-        # In channels-last memory both reshapes are views, so the block moves no data of its own.
-        tokens = x.flatten(2).transpose(1, 2)
-        query, key, value = (part.unsqueeze(1) for part in self._project(tokens))
-        attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
-        tokens = self.output(attended) + tokens
-        # Explicitly in the format of the input: convolutions take a view of the tokens of a single image for contiguous
-        # memory, and of several images for channels last.
-        attended = tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-        return attended.contiguous(memory_format=memory_format(x))
-
-    def _project(self, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Return queries, keys and values ``(B, N, C)`` of tokens ``(B, N, C)``."""
-        layer = self.projection
-        # Pruning, parametrisation and quantisation hook the layer or take its place, and have to be asked.
-        if type(layer) is not nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:  # noqa: SLF001
-            return layer(tokens).chunk(3, dim=-1)
-        # Three products in place of one whose parts lie between each other, over which attention is slower on a CPU.
-        parts = zip(layer.weight.chunk(3), layer.bias.chunk(3), strict=True)
-        return [F.linear(tokens, weight, bias) for weight, bias in parts]
-
-
-class UNetBlock(nn.Module):
-    """A residual block, at the lowest resolutions followed by attention.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
-        attention: Whether attention follows.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int, attention: bool) -> None:
-        super().__init__()
-        self.residual = ResidualBlock(in_channels, out_channels, time_channels, groups)
-        self.attention = AttentionBlock(out_channels) if attention else nn.Identity()
-
-    def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``; ``overwrite`` as for a residual block."""
-        return self.attention(self.residual(x, time, overwrite))
-
-
 class EncoderLevel(nn.Module):
     """The blocks of one resolution on the way down, and the convolution that halves it.
 
@@ -174,7 +52,7 @@ class EncoderLevel(nn.Module):
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
         groups: Of the normalisation, at most.
-        attention: Whether the blocks have attention.
+        attention: Makes the attention of a block, as for a block.
         downsample: Whether the resolution is halved afterwards.
     """
 
@@ -183,7 +61,7 @@ class EncoderLevel(nn.Module):
         channels: Sequence[int],
         time_channels: int,
         groups: int,
-        attention: bool,
+        attention: Callable[[int], nn.Module],
         downsample: bool,
     ) -> None:
         super().__init__()
@@ -193,10 +71,28 @@ class EncoderLevel(nn.Module):
         width = channels[-1]
         self.downsample = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1) if downsample else None
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """Run the level on ``(B, C, H, W)`` and append what the decoder will need to ``skips``."""
-        for block in self.blocks:
+    def forward(
+        self,
+        x: torch.Tensor,
+        time: torch.Tensor,
+        skips: list[torch.Tensor],
+        features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run the level on ``(B, C, H, W)`` and append what the decoder will need to ``skips``.
+
+        Args:
+            x: The input.
+            time: The embedding of the timestep.
+            skips: What was appended before.
+            features: Added behind the first block, of its channels.
+
+        Returns:
+            The output.
+        """
+        for number, block in enumerate(self.blocks):
             x = block(x, time)
+            if features is not None and number == 0:
+                x = x + features
             skips.append(x)
         if self.downsample is not None:
             x = self.downsample(x)
@@ -212,7 +108,7 @@ class DecoderLevel(nn.Module):
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
         groups: Of the normalisation, at most.
-        attention: Whether the blocks have attention.
+        attention: Makes the attention of a block, as for a block.
         upsample: Whether the resolution is doubled afterwards.
     """
 
@@ -222,7 +118,7 @@ class DecoderLevel(nn.Module):
         skip_channels: Sequence[int],
         time_channels: int,
         groups: int,
-        attention: bool,
+        attention: Callable[[int], nn.Module],
         upsample: bool,
     ) -> None:
         super().__init__()
@@ -244,19 +140,20 @@ class DecoderLevel(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Batch normalisation, SiLU and a convolution to one channel of logits.
+    """Batch normalisation, SiLU and a convolution to the logits.
 
     Args:
         channels: Channels of the input.
+        logits: Channels of the output: one for each pixel of a patch.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, logits: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
-        self.conv = nn.Conv2d(channels, 1, kernel_size=3, padding=1)
+        self.conv = nn.Conv2d(channels, logits, kernel_size=3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(B, C, H, W)`` to logits ``(B, 1, H, W)``."""
+        """Map ``(B, C, H, W)`` to logits ``(B, logits, H, W)``."""
         return self.conv(activate(self.norm(x)))
 
 
@@ -270,10 +167,19 @@ class ResUNet(nn.Module):
         attention_levels: Indices of the levels with attention; negative ones count from the lowest resolution.
         positional_encoding: Whether the sine of the row index is an input.
         previous_mask: Whether the previous mask estimate is an input.
+        patch_size: Side of the patches of pixels that become channels before the network, and pixels behind it.
+        qk_norm: Whether queries and keys of the attention are normalised.
+        backbone: timm's name of a pretrained network whose features of x_t are added in the encoder.
+        backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
 
     Raises:
-        ValueError: If a width, a number or a level is impossible.
+        ValueError: If a width, a number, a level or the backbone is impossible.
     """
+
+    # Of the class as well, which networks have that were pickled before there were these.
+    patch_size = 1
+    qk_norm = False
+    has_backbone = False
 
     def __init__(
         self,
@@ -284,9 +190,14 @@ class ResUNet(nn.Module):
         attention_levels: Sequence[int],
         positional_encoding: bool,
         previous_mask: bool,
+        patch_size: int,
+        qk_norm: bool,
+        backbone: str | None,
+        backbone_layers: Sequence[str] | None,
     ) -> None:
         super().__init__()
         check_architecture(base_channels, channel_multipliers, num_blocks, attention_levels)
+        check_patches(patch_size, backbone, backbone_layers)
         num_levels = len(channel_multipliers)
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         with_attention = {level % num_levels for level in attention_levels}
@@ -295,23 +206,28 @@ class ResUNet(nn.Module):
 
         self.positional_encoding = positional_encoding
         self.previous_mask = previous_mask
-        self.stride = 2 ** (num_levels - 1)
+        self.patch_size = patch_size
+        self.qk_norm = qk_norm
+        self.stride = patch_size * 2 ** (num_levels - 1)
 
+        pixels = patch_size**2
         in_channels = IMAGE_CHANNELS + int(previous_mask) + int(positional_encoding)
-        self.input_projection = nn.Conv2d(in_channels, base_channels, kernel_size=3, padding=1)
+        self.input_projection = nn.Conv2d(in_channels * pixels, base_channels, kernel_size=3, padding=1)
         self.time_embedding = TimeEmbedding(time_channels)
 
+        attend = partial(AttentionBlock, qk_norm=qk_norm)
+        attentions = [attend if level in with_attention else nn.Identity for level in range(num_levels)]
         encoder = []
         for level, width in enumerate(widths):
             before = base_channels if level == 0 else widths[level - 1]
             channels = [before, *([width] * num_blocks)]
             downsample = level < num_levels - 1
-            encoder.append(EncoderLevel(channels, time_channels, groups, level in with_attention, downsample))
+            encoder.append(EncoderLevel(channels, time_channels, groups, attentions[level], downsample))
         self.encoder = nn.ModuleList(encoder)
 
         self.middle = nn.ModuleList([
-            UNetBlock(widths[-1], widths[-1], time_channels, groups, attention=True),
-            UNetBlock(widths[-1], widths[-1], time_channels, groups, attention=False),
+            UNetBlock(widths[-1], widths[-1], time_channels, groups, attend),
+            UNetBlock(widths[-1], widths[-1], time_channels, groups, nn.Identity),
         ])
 
         decoder = []
@@ -319,14 +235,20 @@ class ResUNet(nn.Module):
             after = base_channels if level == 0 else widths[level - 1]
             channels = [*([width] * (num_blocks + 1)), after]
             skips = [*([width] * num_blocks), after]
-            attention = level in with_attention
-            decoder.append(DecoderLevel(channels, skips, time_channels, groups, attention, upsample=level > 0))
+            decoder.append(DecoderLevel(channels, skips, time_channels, groups, attentions[level], upsample=level > 0))
         self.decoder = nn.ModuleList(decoder)
 
         self.output_norm = GroupNormSiLU(8, base_channels)
-        self.anomaly_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
-        self.normal_head = nn.Conv2d(base_channels, IMAGE_CHANNELS, kernel_size=3, padding=1)
-        self.mask_head = MaskHead(base_channels)
+        self.anomaly_head = nn.Conv2d(base_channels, IMAGE_CHANNELS * pixels, kernel_size=3, padding=1)
+        self.normal_head = nn.Conv2d(base_channels, IMAGE_CHANNELS * pixels, kernel_size=3, padding=1)
+        self.mask_head = MaskHead(base_channels, pixels)
+
+        if backbone is not None:
+            # Last, so that the weights above are drawn as without one.
+            strides = [patch_size * 2**level for level in range(num_levels)]
+            self.features = BackboneFeatures(backbone, backbone_layers, widths, strides)
+            self.stride = math.lcm(self.stride, *self.features.backbone.strides)
+            self.has_backbone = True
 
     def forward(
         self,
@@ -355,13 +277,16 @@ class ResUNet(nn.Module):
         time = self.time_embedding(timestep, x_t.dtype)
 
         x = torch.cat(inputs, dim=1)
+        if self.patch_size > 1:
+            x = F.pixel_unshuffle(x, self.patch_size)
         if channels_last:
             # Convolutions follow the format of their input, whatever that of their weights.
-            x = x.contiguous(memory_format=torch.channels_last)
+            x, x_t = (images.contiguous(memory_format=torch.channels_last) for images in (x, x_t))
+        features = self.features(x_t) if self.has_backbone else {}
         x = self.input_projection(x)
         skips = [x]
-        for level in self.encoder:
-            x = level(x, time, skips)
+        for number, level in enumerate(self.encoder):
+            x = level(x, time, skips, features.pop(number, None))
         for block in self.middle:
             x = block(x, time)
         for level in self.decoder:
@@ -370,8 +295,7 @@ class ResUNet(nn.Module):
             del x
             x = level(skips, time)
 
-        return Prediction(
-            anomaly=self.anomaly_head(self.output_norm(x)),
-            normal=self.normal_head(x),
-            mask_logits=self.mask_head(x),
-        )
+        heads = (self.anomaly_head(self.output_norm(x)), self.normal_head(x), self.mask_head(x))
+        if self.patch_size > 1:
+            return Prediction(*(F.pixel_shuffle(head, self.patch_size) for head in heads))
+        return Prediction(*heads)

@@ -1,0 +1,154 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The blocks of TransFusion's network: time embedding, residual block and attention."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_transfusion.networks.normalization import group_norm, memory_format, normalized_in_strips
+
+__all__ = ["AttentionBlock", "ResidualBlock", "TimeEmbedding", "UNetBlock"]
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal embedding of the timestep, followed by two linear layers (as in DDPM).
+
+    Args:
+        channels: Width of the embedding; the sinusoids take a quarter of it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels // 4, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+        self.frequencies = channels // 8
+
+    def forward(self, timestep: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Embed timesteps ``(B,)`` as ``(B, channels)``, of this type."""
+        rate = math.log(10_000) / (self.frequencies - 1)
+        frequencies = torch.exp(-rate * torch.arange(self.frequencies, device=timestep.device, dtype=torch.float32))
+        angles = timestep[:, None] * frequencies[None, :]
+        sinusoids = torch.cat((angles.sin(), angles.cos()), dim=1)
+        return self.linear_2(F.silu(self.linear_1(sinusoids.to(dtype))))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group normalisation and SiLU; the time embedding is added in between.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        time_channels: Width of the time embedding.
+        groups: Of the normalisation, at most.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm_1 = group_norm(in_channels, groups)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.time_projection = nn.Linear(time_channels, out_channels)
+        self.norm_2 = group_norm(out_channels, groups)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        )
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        """Map ``(B, in_channels, H, W)`` and the embedding ``(B, time_channels)`` to ``(B, out_channels, H, W)``.
+
+        Args:
+            x: The input.
+            time: The embedding of the timestep.
+            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+
+        Returns:
+            The output.
+        """
+        overwrite = overwrite and normalized_in_strips(x) and not isinstance(self.shortcut, nn.Identity)
+        # Early only where the input is lost afterwards: until it is added it takes memory.
+        shortcut = self.shortcut(x) if overwrite else None
+        h = self.conv_1(self.norm_1(x, overwrite))
+        h += self.time_projection(time)[:, :, None, None]
+        h = self.conv_2(self.norm_2(h, overwrite=True))
+        h += self.shortcut(x) if shortcut is None else shortcut
+        return h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention with a single head over all positions, and a residual connection.
+
+    Args:
+        channels: Channels of input and output.
+        qk_norm: Whether queries and keys are normalised (layer normalisation; Dehghani et al. 2023), so that their
+            products cannot grow without bound.
+    """
+
+    # Of the class as well, which modules have that were pickled before there was such a normalisation.
+    qk_norm = False
+
+    def __init__(self, channels: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.query_norm = nn.LayerNorm(channels)
+            self.key_norm = nn.LayerNorm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend over the positions of ``(B, C, H, W)``; the shape stays."""
+        # In channels-last memory both reshapes are views, so the block moves no data of its own.
+        tokens = x.flatten(2).transpose(1, 2)
+        query, key, value = (part.unsqueeze(1) for part in self._project(tokens))
+        if self.qk_norm:
+            # Autocast normalises in single precision.
+            query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        tokens = self.output(attended) + tokens
+        # Explicitly in the format of the input: convolutions take a view of the tokens of a single image for contiguous
+        # memory, and of several images for channels last.
+        attended = tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return attended.contiguous(memory_format=memory_format(x))
+
+    def _project(self, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return queries, keys and values ``(B, N, C)`` of tokens ``(B, N, C)``."""
+        layer = self.projection
+        # Pruning, parametrisation and quantisation hook the layer or take its place, and have to be asked.
+        if type(layer) is not nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:  # noqa: SLF001
+            return layer(tokens).chunk(3, dim=-1)
+        # Three products in place of one whose parts lie between each other, over which attention is slower on a CPU.
+        parts = zip(layer.weight.chunk(3), layer.bias.chunk(3), strict=True)
+        return [F.linear(tokens, weight, bias) for weight, bias in parts]
+
+
+class UNetBlock(nn.Module):
+    """A residual block, at the lowest resolutions followed by attention.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        time_channels: Width of the time embedding.
+        groups: Of the normalisation, at most.
+        attention: Makes the attention that follows, of this number of channels; ``nn.Identity`` for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        time_channels: int,
+        groups: int,
+        attention: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(in_channels, out_channels, time_channels, groups)
+        self.attention = attention(out_channels)
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``; ``overwrite`` as for a residual block."""
+        return self.attention(self.residual(x, time, overwrite))

