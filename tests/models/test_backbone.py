@@ -134,7 +134,7 @@ def test_normalised_attention():
 
 
 def test_first_step_share():
-    beta = transparency_schedule(20)
+    beta = transparency_schedule(20, "linear")
     images = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def timesteps(**parameters):

@@ -10,30 +10,25 @@ from typing import Any
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL import Image
 
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.loop_export import LoopExport
-from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
-from anomalib_transfusion.networks.backbone import trained_parameters
-from anomalib_transfusion.training.learning_rate import RateSchedule, check_rates, scheduled_rate
 from anomalib_transfusion.visualization.film_strip import Moment
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
 from .film_strip import ROW_NAMES, moments_of
 from .loss import LossTerms, TransFusionLoss
 from .official import import_official, infer_architecture, read_official
+from .optimizer import ScheduledAdamWMixin
 from .torch_model import MaskAggregation, TransFusionModel
 from .training_sample import TrainingSampler, panels_of
 from .transparency import Schedule
 
 __all__ = ["TransFusion"]
 
-RATES = ("learning_rate", "weight_decay", "full_rate_share", "rate_decay", "warmup_share")
 
-
-class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
+class TransFusion(ScheduledAdamWMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
@@ -65,14 +60,6 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         consistency_weight: Weight of the consistency loss (Eq. 8).
         focal_weight: Weight alpha of the focal loss inside of the mask loss (Eq. 6).
         rotation_probability: Share of the training samples that are rotated by up to 20 degrees.
-        learning_rate: Learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        full_rate_share: Share of the training at the full learning rate, in [0, 1]; after it the rate is
-            multiplied by ``rate_decay``.
-        rate_decay: Factor of the learning rate in the rest of the training.
-        rate_schedule: Course of the learning rate: the ``drop`` above (the paper's), or in its place a ``cosine`` down
-            to 0 over the training.
-        warmup_share: Share of the training in which the learning rate rises from 0, in [0, 1]; 0 is the paper's.
         first_step_share: Share of the training samples at the timestep where the reverse process starts, in [0, 1]:
             for few passes, or one. The others have any timestep, evenly, which with 0 are all (the paper's).
         patch_size: Side in pixels of the patches whose pixels are channels of the network: space-to-depth before it,
@@ -84,7 +71,7 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
             weights are loaded when a training starts, and kept in checkpoints and exports.
         backbone_layers: Names of its layers in timm's ``feature_info``, such as ``layer1``; ``None`` for those of
             stride 4, 8 and 16. Each is added at the level of its stride, a coarser one at the last level.
-        shared: As of :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
+        shared: As of :class:`ScheduledAdamWMixin`, :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -139,12 +126,6 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         consistency_weight: float = 1.0,
         focal_weight: float = 5.0,
         rotation_probability: float = 0.3,
-        learning_rate: float = 1e-5,
-        weight_decay: float = 0.01,
-        full_rate_share: float = 800 / 1500,
-        rate_decay: float = 0.1,
-        rate_schedule: RateSchedule = "drop",
-        warmup_share: float = 0.0,
         first_step_share: float = 0.0,
         patch_size: int = 1,
         qk_norm: bool = False,
@@ -155,10 +136,6 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
         given = check_arguments(TransFusion.__init__, locals())
         super().__init__(**shared)
         given |= self.shared
-        rates = {name: given[name] for name in RATES}
-        check_rates(**rates)
-        self.learning_rate, self.weight_decay, self.full_rate_share, self.rate_decay, self.warmup_share = rates.values()
-        self.rate_schedule: RateSchedule = given["rate_schedule"]
         self.model = TransFusionModel(**taken_by(TransFusionModel, given))
         self.loss = TransFusionLoss(**taken_by(TransFusionLoss, given))
         self.sampler = TrainingSampler(**taken_by(TrainingSampler, given))
@@ -220,11 +197,3 @@ class TransFusion(SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type:
     def evaluation_passes(self) -> float:
         """Network passes of the reverse process."""
         return len(self.model.inference_timesteps)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Configure AdamW, and the course of its learning rate over the length of the training."""
-        trained = trained_parameters(self.model)
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
-        shares = (self.full_rate_share, self.rate_decay, self.warmup_share)
-        scheduler = scheduled_rate(optimizer, self.trainer, self.rate_schedule, *shares)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]
