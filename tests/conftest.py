@@ -28,6 +28,9 @@ TINY = {
     "precision": "single",
 }
 
+NETWORK = {name: TINY[name] for name in ("base_channels", "channel_multipliers", "num_blocks", "attention_levels")}
+"""What of it is the network's alone."""
+
 
 @pytest.fixture(scope="session")
 def surface_root(tmp_path_factory):

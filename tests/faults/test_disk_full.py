@@ -20,7 +20,7 @@ from PIL import Image
 from anomalib_transfusion.files import written_whole
 from anomalib_transfusion.models.transfusion.official import export_official
 from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
-from conftest import SURFACE, TINY
+from conftest import NETWORK, SURFACE, TINY
 from parts import part
 
 # A tmpfs in a mount namespace of its own: it goes with the process, and needs no rights where user namespaces exist.
@@ -89,8 +89,7 @@ def found(surface_root, tmp_path_factory):
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, folder / "disk"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs Linux that lets a user mount a tmpfs (unshare --user --mount)")
-    network = {name: TINY[name] for name in ("base_channels", "channel_multipliers", "num_blocks", "attention_levels")}
-    torch.save(export_official(part(TransFusionModel, **network).network), folder / "official.pkl")
+    torch.save(export_official(part(TransFusionModel, **NETWORK).network), folder / "official.pkl")
     done = subprocess.run(
         [
             *[*unshare, sys.executable, "-c", PROGRAM, folder / "disk", surface_root, folder / "official.pkl"],

@@ -15,9 +15,8 @@ from anomalib_transfusion.files import written_whole
 from anomalib_transfusion.models.loop_export import _tidy
 from anomalib_transfusion.models.transfusion.official import export_official
 from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
+from conftest import NETWORK
 from parts import part
-
-NETWORK = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
 
 
 def official(tmp_path, without=(), **changed):

@@ -9,14 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from conftest import NETWORK
+
 #: Arguments of a network that is built in no time.
-SMALL = {
-    "base_channels": 8,
-    "channel_multipliers": [1, 2],
-    "num_blocks": 1,
-    "attention_levels": [-1],
-    "texture_source": "none",
-}
+SMALL = {**NETWORK, "texture_source": "none"}
 
 #: Ends a program: the classes are known to anomalib, and are the same objects wherever one finds them.
 SAME_EVERYWHERE = """

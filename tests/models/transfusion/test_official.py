@@ -18,6 +18,7 @@ from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.official import export_official, infer_architecture, read_official
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import ResUNet
+from conftest import NETWORK
 from parts import part
 from paths import REFERENCE, needs_reference
 
@@ -29,7 +30,7 @@ def state():
     """A small state dict under the authors' keys."""
     torch.manual_seed(0)
     return export_official(
-        part(ResUNet, base_channels=8, channel_multipliers=(1, 2), num_blocks=1, attention_levels=(1,)),
+        part(ResUNet, **NETWORK),
     )
 
 

@@ -12,20 +12,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import Prediction, ResidualBlock, ResUNet
+from conftest import NETWORK
 from parts import part
 
-TINY = {
-    "base_channels": 8,
-    "channel_multipliers": (1, 2, 2),
-    "num_blocks": 1,
-    "attention_levels": (-1,),
-    "timesteps": 6,
-}
+DEEPER = {**NETWORK, "channel_multipliers": (1, 2, 2), "timesteps": 6}
 
 
 def build(**parameters):
     torch.manual_seed(0)
-    return part(TransFusionModel, **{**TINY, **parameters})
+    return part(TransFusionModel, **{**DEEPER, **parameters})
 
 
 @pytest.fixture
@@ -159,7 +154,7 @@ def test_num_inference_steps_counts_network_passes(images):
 def test_weights_do_not_depend_on_how_they_are_evaluated(images):
     """No retraining: a state dict fits whatever the number of steps, the divisor, the filter or the start."""
     state = build().state_dict()
-    other = part(TransFusionModel, **TINY, num_inference_steps=2, start_timestep=4, filter_size=3, mask_divisor=6)
+    other = part(TransFusionModel, **DEEPER, num_inference_steps=2, start_timestep=4, filter_size=3, mask_divisor=6)
     other.load_state_dict(state)
     assert not torch.equal(other.eval()(images).anomaly_map, build().eval()(images).anomaly_map)
 

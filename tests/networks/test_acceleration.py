@@ -15,9 +15,10 @@ from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import AttentionBlock, ResidualBlock
 from anomalib_transfusion.networks.acceleration import prefers_bfloat16
 from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format
+from conftest import NETWORK
 from parts import part
 
-SMALL = {"timesteps": 4, "base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (-1,)}
+SMALL = {**NETWORK, "timesteps": 4, "base_channels": 16}
 IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
 
