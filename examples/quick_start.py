@@ -30,7 +30,8 @@ def main(epochs: int) -> None:
         num_inference_steps=5,
         texture_source="photographs",
         learning_rate=1e-3,
-        full_rate_share=0.85,
+        full_rate_share=0.5,
+        rate_decay=0.3,
         pre_processor=TransFusion.configure_pre_processor((128, 128)),
     )
     data = DemoSurface(category="brick")
