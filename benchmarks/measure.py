@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,9 +141,11 @@ class Comparison:
             "baseline": baseline,
             **record.header(self.device),
             "setting": described,
+            "clock": options.clock,
             "memory_of": measured_of if options.memory else "not measured",
             "contenders": list(self.rows.values()),
         }
+        self.clock = process_time if options.clock == "processor" else perf_counter
         self.start = perf_counter()
         self.limit = 60 * options.minutes
 
@@ -213,11 +215,11 @@ class Comparison:
     def _time(self, built: Built, calls: int) -> float:
         """Return the seconds that some calls take."""
         self._synchronize()
-        start = perf_counter()
+        start = self.clock()
         for _ in range(calls):
             built.call()
         self._synchronize()
-        return perf_counter() - start
+        return self.clock() - start
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -296,6 +298,8 @@ class Comparison:
                 "" if share is None else f"{share:.1%}",
             ])
         notes = [f"{row['name']}: {row['reason']}" for row in self.result["contenders"] if row["reason"]]
+        if self.result["clock"] == "processor":
+            notes.append("Times are those that the processor worked for the process.")
         notes.append(f"Peak memory: {self.result['memory_of']}.")
         if unit == "image" and setting["passes"] != setting["all_passes"]:
             passes = f"{setting['passes']} of {setting['all_passes']} passes"
@@ -333,6 +337,12 @@ def options_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=math.inf, help="no round is started after this time")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder of the results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "processor"),
+        default="wall",
+        help="processor: time on the CPU, for --threads 1 on a machine that others use as well",
+    )
     parser.add_argument("--rounds", type=int, help="rounds, at most")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders beside the baseline; * stands for any")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)

@@ -9,7 +9,8 @@ import torch
 from anomalib.data import Folder, PredictDataset
 from anomalib.engine import Engine
 from anomalib.models import Padim
-from lightning.pytorch import seed_everything
+from contract_models import MODELS, each_model
+from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
 from anomalib_transfusion import TransFusion
@@ -108,6 +109,20 @@ def test_checkpoint_of_another_model(tiny, surface, tmp_path):
         TransFusion.load_from_checkpoint(path)
     with pytest.raises(ValueError, match="checkpoint of another model"):
         engine(tmp_path / "test").test(tiny(), datamodule=surface, ckpt_path=path)
+
+
+@each_model
+def test_checkpoint_of_another_model_of_ours(model, surface, tmp_path):
+    """Each refuses those of all others, loaded alone or by the engine."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for other in (other for other in MODELS if other is not model):
+        trainer.strategy.connect(other.build())
+        trainer.save_checkpoint(path := tmp_path / f"{other.name}.ckpt")
+        message = rf"checkpoint of another model: none of its weights belongs to {model.class_name}'s network"
+        with pytest.raises(ValueError, match=message):
+            model.model_class.load_from_checkpoint(path)
+        with pytest.raises(ValueError, match=message):
+            engine(tmp_path / "test").test(model.build(), datamodule=surface, ckpt_path=path)
 
 
 def test_checkpoint_with_other_parameters(tiny, surface, tmp_path):
