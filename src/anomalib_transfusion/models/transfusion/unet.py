@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
@@ -153,7 +153,7 @@ class UNetBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
         attention: Whether attention follows.
     """
 
@@ -173,7 +173,7 @@ class EncoderLevel(nn.Module):
     Args:
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
         attention: Whether the blocks have attention.
         downsample: Whether the resolution is halved afterwards.
     """
@@ -211,7 +211,7 @@ class DecoderLevel(nn.Module):
         channels: Channels before, between and after the blocks.
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
         attention: Whether the blocks have attention.
         upsample: Whether the resolution is doubled afterwards.
     """
