@@ -52,7 +52,7 @@ __all__ = ["DetectorMixin"]
 
 
 class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining, RemembersValidation, Module):  # type: ignore[misc]
-    """Stands in front of :class:`AnomalibModule` among the bases of a model.
+    """Steps, seeds, resuming and callbacks of a model: a mix-in, before :class:`AnomalibModule` among the bases.
 
     The model builds ``self.model``, a module with ``stride`` and ``precision``, and implements the abstract methods.
 

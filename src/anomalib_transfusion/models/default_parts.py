@@ -23,7 +23,7 @@ DEFAULT_IMAGE_SIZE = (256, 256)
 
 
 class DefaultParts:
-    """Stands in front of :class:`AnomalibModule` among the bases of a model."""
+    """Default pre-processor, evaluator and visualizer: a mix-in, before :class:`AnomalibModule` among the bases."""
 
     post_processor: Any
 

@@ -41,7 +41,7 @@ class AnomalyGenerator:
         structure_share: Share of the anomalies whose source is the image itself in disorder, in [0, 1]; the others take
             a texture. Without textures, all are such.
         min_perlin_scale: Anomaly masks have ``2 ** min_perlin_scale`` to ``2 ** 5`` cells of noise an axis, in [0, 5].
-        grayscale: Whether anomalies on gray images are gray, too.
+        grayscale: Whether anomalies on grey images are grey, too.
 
     Raises:
         ValueError: If a parameter is out of its range, or there is no source at all.
@@ -167,11 +167,11 @@ def check_fit(images: Tensor, foreground: Tensor | None, textures: TextureBank |
 def match_gray(appearance: Tensor, images: Tensor) -> None:
     """Take the colour from the appearances of images that have none, in place.
 
-    Otherwise colour alone would give every synthetic anomaly on a gray image away.
+    Otherwise colour alone would give every synthetic anomaly on a grey image away.
 
     Args:
         appearance: Appearances in [0, 1], shape ``(N, 3, H, W)``.
-        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is gray if its channels agree within half a grey level
+        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is grey if its channels agree within half a grey level
             of 8 bits.
     """
     colour = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) > 0.5 / 255

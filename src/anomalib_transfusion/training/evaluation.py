@@ -140,7 +140,7 @@ def check_metrics(model: AnomalibModule) -> None:
 
 
 class RemembersValidation(LightningModule):
-    """Stands among the bases of a model: checkpoints keep what images the threshold is from."""
+    """Mix-in of a model: its checkpoints hold the number of images that the threshold was computed from."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)

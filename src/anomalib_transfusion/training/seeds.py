@@ -18,7 +18,7 @@ SEED_KEY = "transfusion_seed"
 
 
 class SeededTraining(LightningModule):
-    """Stands among the bases of a model. The random numbers of each epoch and step follow from one seed.
+    """Mix-in of a model: the random numbers of each epoch and step follow from one seed.
 
     Checkpoints keep the seed. So the numbers depend neither on a restart nor on validations in between, and differ
     between processes.

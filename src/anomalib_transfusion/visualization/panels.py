@@ -44,7 +44,7 @@ def largest(masks: torch.Tensor, number: int) -> torch.Tensor:
 
     Args:
         masks: Masks in [0, 1], ``(B, 1, H, W)``.
-        number: Number of samples, at most.
+        number: Largest number of samples.
 
     Returns:
         Their indices, ``(N,)``.

@@ -148,7 +148,7 @@ def panels_of(sample: TrainingSample, prediction: Prediction, number: int) -> Tr
     Args:
         sample: The samples.
         prediction: The networks' prediction for them.
-        number: Number of samples, at most.
+        number: Largest number of samples.
 
     Returns:
         Input, true and predicted mask, and guided reconstruction.

@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
@@ -133,7 +133,7 @@ class UNetBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
         attention: Makes the attention that follows, of this number of channels; ``nn.Identity`` for none.
     """
 

@@ -117,7 +117,7 @@ def panels_of(sample: TrainingSample, prediction: Prediction, beta: torch.Tensor
         sample: The samples.
         prediction: The network's prediction for them.
         beta: Transparency of each sample's anomaly, ``(B, 1, 1, 1)``.
-        number: Number of samples, at most.
+        number: Largest number of samples.
 
     Returns:
         Input, true and predicted mask, true and predicted normal appearance.

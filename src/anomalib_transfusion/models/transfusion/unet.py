@@ -51,7 +51,7 @@ class EncoderLevel(nn.Module):
     Args:
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
         attention: Makes the attention of a block, as for a block.
         downsample: Whether the resolution is halved afterwards.
     """
@@ -107,7 +107,7 @@ class DecoderLevel(nn.Module):
         channels: Channels before, between and after the blocks.
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
-        groups: Of the normalisation, at most.
+        groups: Largest number of groups of the group normalisation.
         attention: Makes the attention of a block, as for a block.
         upsample: Whether the resolution is doubled afterwards.
     """
