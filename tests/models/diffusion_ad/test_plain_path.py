@@ -12,6 +12,7 @@ import torch
 
 from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss, Target
 from anomalib_transfusion.models.diffusion_ad.official import export_official
+from parts import part
 from plain_diffusion_ad import alpha_bar, plain_loss, plain_predict, plain_synthesis, plain_unet
 
 from .networks import build, photograph
@@ -93,7 +94,7 @@ def test_same_training_step(tmp_path):
     expected = plain_loss(unet, segmentation, sample, timestep, noise)
     expected[0].backward()
     # Twice the mean over the scales is their sum.
-    loss = DiffusionADLoss(noise_weight=2.0, focal_from_logits=False)
+    loss = part(DiffusionADLoss, noise_weight=2.0, focal_from_logits=False)
     target = Target(noise, sample.mask, sample.label)
     terms = loss(model(sample.images, timestep, noise), target)
     terms.total.backward()
