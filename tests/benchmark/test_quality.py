@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.benchmark.config import with_settings
 from anomalib_transfusion.benchmark.pipeline import _read
 from anomalib_transfusion.benchmark.rows import check_rows
-from commands import typed
 from paths import ROOT
 
 CONFIGS = ROOT / "configs/benchmark"
@@ -41,8 +41,16 @@ def folder(tmp_path_factory):
 
 def run(folder, program, *arguments, code=0):
     """Run a command where no backbone can be downloaded, and return what it prints."""
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "no_hub")}
-    done = typed(program, *arguments, folder=folder, environment=environment)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "no_hub"), "COLUMNS": "160"}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
