@@ -5,8 +5,8 @@
 
 Nearly all that a command in a test computes is the import of its libraries: ten seconds. Here one server imports those
 of others once, and each command is a fork of it, with its own folder, environment, arguments and output. What an import
-itself does is tested in ``registration``, with interpreters that are started anew. So is what needs other
-variables than ``ENVIRONMENT`` while it is imported, as ``HF_HUB_OFFLINE`` in ``benchmark/test_quality.py``.
+itself does is tested in ``registration``, with interpreters that are started anew. So are commands that need other
+variables than ``ENVIRONMENT`` while they import, as ``HF_HUB_OFFLINE`` in ``benchmark/test_quality.py``.
 """
 
 import os
