@@ -3,11 +3,7 @@
 
 """anomalib's command line as a person types it, each command in a process of its own."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +11,9 @@ import yaml
 from PIL import Image
 
 import anomalib_transfusion
+from commands import typed
 from paths import DATASETS, ROOT, needs_datasets
 
-ANOMALIB = Path(sys.executable).with_name("anomalib")
 TINY = [
     *["--model", "TransFusion", "--model.timesteps", "4", "--model.base_channels", "8", "--model.num_blocks", "1"],
     *["--model.channel_multipliers", "[1,2]", "--model.attention_levels", "[-1]", "--model.learning_rate", "1e-3"],
@@ -31,15 +27,7 @@ PRE_PROCESSOR = {
 
 def anomalib(*arguments, folder, fails=False):
     """Run the command line in a folder, and return what it printed."""
-    settings = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
-    done = subprocess.run(
-        [str(ANOMALIB), *map(str, arguments)],
-        cwd=folder,
-        env=settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = typed("anomalib", *arguments, folder=folder)
     printed = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, printed[-4000:]
     return printed

@@ -3,9 +3,6 @@
 
 """The authors' checkpoints: both ways, refused where they do not fit, and used by the engine and the command line."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,11 +15,10 @@ from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.official import export_official, infer_architecture, read_official
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import ResUNet
+from commands import typed
 from conftest import NETWORK
 from parts import part
 from paths import REFERENCE, needs_reference
-
-COMMAND = Path(sys.executable).with_name("anomalib-transfusion")
 
 
 @pytest.fixture
@@ -40,19 +36,6 @@ def official(state, tmp_path):
     path = tmp_path / "bottle_model.pkl"
     torch.save(state, path)
     return path
-
-
-def run(*arguments, folder):
-    """Run a command in a folder."""
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    return subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=folder,
-        env=settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_both_ways_and_both_formats(state, official, tmp_path):
@@ -162,13 +145,13 @@ def test_no_code_of_a_pickle_is_run(state, tmp_path):
 
 
 def test_convert_and_test_on_the_command_line(official, surface_root, tmp_path):
-    done = run(COMMAND, "convert", official, "bottle.ckpt", folder=tmp_path)
+    done = typed("anomalib-transfusion", "convert", official, "bottle.ckpt", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "bottle.ckpt").is_file()
     loaded = TransFusion.load_from_checkpoint(tmp_path / "bottle.ckpt")
     assert torch.equal(loaded.model.network.anomaly_head.weight, torch.load(official)["model.final.weight"])
-    tested = run(
-        *[Path(sys.executable).with_name("anomalib"), "test", "--model", "TransFusion", "--ckpt_path", "bottle.ckpt"],
+    tested = typed(
+        *["anomalib", "test", "--model", "TransFusion", "--ckpt_path", "bottle.ckpt"],
         *["--model.base_channels", 8, "--model.channel_multipliers", "[1,2]", "--model.num_blocks", 1],
         *["--model.attention_levels", "[-1]", "--model.num_inference_steps", 1, "--model.visualizer", "false"],
         *["--data", "DemoSurface", "--data.root", surface_root, "--data.image_size", 64, "--data.num_workers", 0],
@@ -179,13 +162,13 @@ def test_convert_and_test_on_the_command_line(official, surface_root, tmp_path):
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert "image_AUROC" in tested.stdout
 
-    again = run(COMMAND, "convert", official, "bottle.ckpt", folder=tmp_path)
+    again = typed("anomalib-transfusion", "convert", official, "bottle.ckpt", folder=tmp_path)
     assert (again.returncode, again.stderr.strip()) == (
         1,
         "anomalib-transfusion: bottle.ckpt exists; choose another name, or pass --overwrite true.",
     )
-    assert run(COMMAND, "convert", official, "no/folder.ckpt", folder=tmp_path).returncode == 1
-    broken = run(COMMAND, "convert", "bottle.ckpt", "other.ckpt", folder=tmp_path)
+    assert typed("anomalib-transfusion", "convert", official, "no/folder.ckpt", folder=tmp_path).returncode == 1
+    broken = typed("anomalib-transfusion", "convert", "bottle.ckpt", "other.ckpt", folder=tmp_path)
     assert broken.returncode == 1
     assert "Traceback" not in broken.stderr
     assert sorted(path.name for path in tmp_path.glob("*.ckpt*")) == ["bottle.ckpt"]
