@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.engine import Engine
+from contract_models import MODELS
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -20,13 +21,23 @@ from paths import ROOT
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(model, marks=[pytest.mark.slow] * (number > 0)) for number, model in enumerate(MODELS)],
+    ids=lambda model: model.name,
+)
+def model(request):
+    """Return each of the models; all but the first are slow."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, surface_root):
+def folder(model, tmp_path_factory, surface_root):
     """Return the folder of a training on two processes."""
     folder = tmp_path_factory.mktemp("two_processes")
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, SCRIPT, surface_root, folder],
+        [sys.executable, SCRIPT, surface_root, folder, model.class_name],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         cwd=folder,
         capture_output=True,
@@ -60,7 +71,7 @@ def test_each_process_draws_its_own_anomalies(processes):
     assert all(not torch.equal(mine, yours) for mine, yours in zip(first, second, strict=True))
 
 
-def test_metrics_are_those_of_one_process(folder, tiny, surface, tmp_path):
+def test_metrics_are_those_of_one_process(folder, model, surface, tmp_path):
     """The checkpoint of two processes, loaded in one, gives the metrics that two processes measured."""
     metrics, checkpoint = json.loads((folder / "metrics.json").read_text())
     # In the batches of the two processes: the last digit of a map depends on the other images of its batch.
@@ -68,6 +79,6 @@ def test_metrics_are_those_of_one_process(folder, tiny, surface, tmp_path):
     images = surface.test_data
     batches = DataLoader(images, batch_sampler=[[0, 2, 4, 6], [1, 3, 5]], collate_fn=images.collate_fn)
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-    alone = engine.test(tiny(), dataloaders=batches, ckpt_path=checkpoint)
+    alone = engine.test(model.build(), dataloaders=batches, ckpt_path=checkpoint)
     assert metrics == alone
     assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"} <= metrics[0].keys()

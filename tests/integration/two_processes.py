@@ -3,7 +3,7 @@
 
 """A training as a user writes it, run by test_distributed.py with one process or with several.
 
-python two_processes.py ROOT_OF_DATA NUMBER_OF_PROCESSES FOLDER
+python two_processes.py ROOT_OF_DATA FOLDER MODEL
 """
 
 import json
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import torch
 from anomalib.engine import Engine
+from contract_models import MODELS
 from lightning import seed_everything
 
-from anomalib_transfusion import DemoSurface, TransFusion
-from conftest import SURFACE, TINY
+from anomalib_transfusion import DemoSurface
+from conftest import SURFACE
 
 
-def main(root, folder):
+def main(root, folder, name):
     seed_everything(7)
     # Seven test images: they do not divide among two processes, and leave a batch with one image alone.
     surface = DemoSurface(root=root, **{**SURFACE, "train_batch_size": 2, "eval_batch_size": 3})
-    model = TransFusion(**TINY, pre_processor=TransFusion.configure_pre_processor((32, 32)), visualizer=False)
+    [model] = [model.build() for model in MODELS if model.class_name == name]
     engine = Engine(
         default_root_dir=folder,
         accelerator="cpu",
@@ -44,4 +45,4 @@ def main(root, folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

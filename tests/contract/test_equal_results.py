@@ -1,0 +1,80 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What every model promises to be equal: exported to itself, and a training that was resumed to one that was not."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from anomalib.deploy import OpenVINOInferencer
+from anomalib.engine import Engine
+from contract_models import each_model
+
+# OpenVINO rounds to bfloat16 by itself on processors that are faster with it.
+SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def without_zeros(model):
+    """Fill the layers that begin at zero, behind which nothing would be seen."""
+    torch.manual_seed(0)
+    for parameter in model.model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model.eval()
+
+
+@each_model
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
+def test_onnx_runtime_gives_the_same(model, size, tmp_path):
+    """Of a batch, square or not."""
+    built = without_zeros(model.build(image_size=size, post_processor=False))
+    images = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        wanted = built(images)
+    assert wanted.anomaly_map.shape[-2:] == size
+    session = onnxruntime.InferenceSession(built.to_onnx(tmp_path))
+    names = [output.name for output in session.get_outputs()]
+    given = dict(zip(names, session.run(names, {session.get_inputs()[0].name: images.numpy()}), strict=True))
+    assert wanted.anomaly_map.std() > 1e-3
+    np.testing.assert_allclose(given["anomaly_map"], wanted.anomaly_map, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(given["pred_score"], wanted.pred_score, rtol=0, atol=1e-3)
+
+
+@each_model
+def test_openvino_gives_the_same(model, tmp_path):
+    built = without_zeros(model.build(image_size=(64, 32), post_processor=False))
+    image = torch.rand(3, 64, 32)
+    with torch.no_grad():
+        wanted = built(image[None])
+    inferencer = OpenVINOInferencer(built.to_openvino(tmp_path), device="CPU", config=SINGLE_PRECISION)
+    given = inferencer.predict(image.permute(1, 2, 0).numpy())
+    np.testing.assert_allclose(np.squeeze(given.anomaly_map), wanted.anomaly_map[0, 0], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(np.squeeze(given.pred_score), wanted.pred_score[0], rtol=0, atol=1e-3)
+
+
+@each_model
+def test_a_resumed_training_is_the_same_bit_for_bit(model, surface, tmp_path):
+    """Three epochs straight against one and two: weights, statistics and what the optimizers keep."""
+
+    def train(name, epochs, seed, **arguments):
+        torch.manual_seed(seed)
+        built = model.build()
+        folder = tmp_path / name
+        engine = Engine(logger=False, default_root_dir=folder, devices=1, accelerator="cpu", max_epochs=epochs)
+        engine.fit(model=built, datamodule=surface, **arguments)
+        saved = torch.load(engine.trainer.checkpoint_callback.best_model_path, weights_only=True)
+        return saved, engine.trainer.checkpoint_callback.best_model_path
+
+    straight, _ = train("straight", 3, 1)
+    _, checkpoint = train("first", 1, 1)
+    resumed, _ = train("second", 3, 99, ckpt_path=checkpoint)
+    assert straight["global_step"] == resumed["global_step"] == 12
+    for name, weight in straight["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name]), name
+    [ours], [theirs] = straight["optimizer_states"], resumed["optimizer_states"]
+    assert all(
+        torch.equal(value, theirs["state"][index][key])
+        for index, state in ours["state"].items()
+        for key, value in state.items()
+    )
