@@ -4,7 +4,7 @@
 """What pictures are drawn from: panels of the batch that was evaluated last, of a training step, and of an image."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -13,16 +13,33 @@ from PIL import Image
 from anomalib_transfusion.visualization.film_strip import Moment
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION, TrainingPanels
 
-__all__ = ["Pictures"]
+__all__ = ["Explanation", "Pictures"]
+
+Draw = Callable[[torch.Tensor], Image.Image]
+"""Makes a picture of an image in [0, 1], ``(1, C, H, W)``."""
+
+
+class Explanation(NamedTuple):
+    """How a model comes to its result.
+
+    Attributes:
+        row_names: What stands beside the rows.
+        moments_of: Runs the PyTorch module on a single image in [0, 1], ``(1, 3, H, W)``, and shows some timesteps, in
+            their order, and the result.
+    """
+
+    row_names: Mapping[str, str]
+    moments_of: Callable[[Any, torch.Tensor, Container[int], Draw], list[Moment]]
 
 
 class Pictures:
     """Stands in front of :class:`AnomalibModule` among the bases of a model."""
 
+    model: Any
     evaluate: Callable[[torch.Tensor], tuple[InferenceBatch, dict[str, torch.Tensor]]]
 
-    row_names: ClassVar[Mapping[str, str]] = {}
-    """What stands beside the rows of :meth:`explain`, where it is more than their names."""
+    explanation: ClassVar[Explanation | None] = None
+    """What :meth:`explain` shows beside the result; ``None`` for nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -56,9 +73,9 @@ class Pictures:
         self,
         images: torch.Tensor,
         timesteps: Container[int],
-        draw: Callable[[torch.Tensor], Image.Image],
+        draw: Draw,
     ) -> list[Moment]:
-        """Show how a map comes about; unless a model says more, by what it evaluates an image to.
+        """Show how a map comes about: by :attr:`explanation`, or else by what the model evaluates an image to.
 
         Args:
             images: A single image in [0, 1], ``(1, 3, H, W)``.
@@ -68,7 +85,8 @@ class Pictures:
         Returns:
             The moments in their order, the result last.
         """
-        del timesteps
+        if self.explanation is not None:
+            return self.explanation.moments_of(self.model, images, timesteps, draw)
         predictions, panels = self.evaluate(images)
         shown = {"image": images, **{name.lower(): panel for name, panel in panels.items()}}
         if predictions.anomaly_map is not None:

@@ -113,7 +113,7 @@ def visualize_reverse_process(
     animated = _spread(passes, MAX_FRAMES) if any(path.suffix.lower() in ANIMATIONS for path in outputs) else []
 
     moments = _run(model, _as_tensor(image), {*shown, *animated}, panel_size)
-    names = _names_of_rows(moments, rows, model.row_names)
+    names = _names_of_rows(moments, rows, model.explanation.row_names if model.explanation else {})
     strip = _draw_strip(moments, shown, names)
     for path in outputs:
         with written_whole(path) as partial:

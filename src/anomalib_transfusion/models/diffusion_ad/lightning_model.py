@@ -3,7 +3,7 @@
 
 """DiffusionAD for anomalib's engine: its parameters, its training step and what it evaluates images to."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from PIL import Image
 
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.graph_export import GraphExport
+from anomalib_transfusion.models.pictures import Explanation
 from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
 from anomalib_transfusion.training.learning_rate import check_rates
-from anomalib_transfusion.visualization.film_strip import Moment
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
 from .checks import NoiseScales, Schedule
@@ -112,7 +111,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         "segmentation_width",
     )
     weights_prefix = "model.unet."
-    row_names = ROW_NAMES
+    explanation = Explanation(ROW_NAMES, moments_of)
 
     def __init__(
         self,
@@ -215,15 +214,6 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
     def explained_timesteps(self) -> Sequence[int]:
         """Timesteps of the noise scales, the small one first."""
         return self.model.test_timestep.tolist()
-
-    def explain(
-        self,
-        images: torch.Tensor,
-        timesteps: Container[int],
-        draw: Callable[[torch.Tensor], Image.Image],
-    ) -> list[Moment]:
-        """Show the noise scales, their one-step estimates and what becomes of them (paper Section III-B)."""
-        return moments_of(self.model, images, timesteps, draw)
 
     @property
     def evaluation_passes(self) -> float:

@@ -3,18 +3,17 @@
 
 """TransFusion for anomalib's engine: its parameters, its training step and what it evaluates images to."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models.components import AnomalibModule
-from PIL import Image
 
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.loop_export import LoopExport
-from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.models.pictures import Explanation
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
 from .film_strip import ROW_NAMES, moments_of
@@ -102,7 +101,7 @@ class TransFusion(ScheduledAdamWMixin, LoopExport, AnomalibModule):  # type: ign
         "backbone_layers",
     )
     weights_prefix = "model.network."
-    row_names = ROW_NAMES
+    explanation = Explanation(ROW_NAMES, moments_of)
 
     def __init__(
         self,
@@ -183,15 +182,6 @@ class TransFusion(ScheduledAdamWMixin, LoopExport, AnomalibModule):  # type: ign
     def explained_timesteps(self) -> Sequence[int]:
         """Timesteps of the reverse process."""
         return self.model.inference_timesteps
-
-    def explain(
-        self,
-        images: torch.Tensor,
-        timesteps: Container[int],
-        draw: Callable[[torch.Tensor], Image.Image],
-    ) -> list[Moment]:
-        """Show the steps of the reverse process (paper Section 3.4, Figure 3); arguments as of :class:`Pictures`."""
-        return moments_of(self.model, images, timesteps, draw)
 
     @property
     def evaluation_passes(self) -> float:
