@@ -63,33 +63,17 @@ def write_below_a_file(tmp_path):
         partial.write_bytes(b"a picture")
 
 
+# fmt: off
 CHECKPOINTS = [
     *in_module(
         "models/transfusion/official.py",
-        Message(
-            "There is no checkpoint {}",
-            lambda: TransFusion.from_official_checkpoint("gone.pkl"),
-            FileNotFoundError,
-            "gone.pkl",
-            "expected a file that the authors' code saved",
-            "Check the path",
-        ),
-        Message(
-            "{} could not be read as a state dict",
-            lambda tmp_path: read_official(tmp_path, b"<html>404</html>"),
-            ValueError,
-            "official.pkl",
-            "a state dict of tensors",
-            "Download it again",
-        ),
-        Message(
-            "{} holds {}",
-            lambda tmp_path: read_official(tmp_path, [torch.zeros(1)]),
-            ValueError,
-            "official.pkl holds list",
-            "a state dict of tensors as the authors' code saves it",
-            "Pass the file of the weights",
-        ),
+        Message("There is no checkpoint {}", lambda: TransFusion.from_official_checkpoint("gone.pkl"),
+                FileNotFoundError, "gone.pkl", "expected a file that the authors' code saved", "Check the path"),
+        Message("{} could not be read as a state dict", lambda tmp_path: read_official(tmp_path, b"<html>404</html>"),
+                ValueError, "official.pkl", "a state dict of tensors", "Download it again"),
+        Message("{} holds {}", lambda tmp_path: read_official(tmp_path, [torch.zeros(1)]), ValueError,
+                "official.pkl holds list", "a state dict of tensors as the authors' code saves it",
+                "Pass the file of the weights"),
         Message(
             "This is a checkpoint of the authors' RGB-D model",
             lambda tmp_path: official(tmp_path, image_proj_rgb=torch.zeros(1)),
@@ -114,14 +98,8 @@ CHECKPOINTS = [
             "expected 5",
             "Pass a checkpoint of a network with all of them",
         ),
-        Message(
-            "The encoder has {} blocks",
-            lambda tmp_path: official(tmp_path, without=("model.down.2.",)),
-            ValueError,
-            "[1, 0] blocks a level",
-            "expected as many in each level",
-            "Download it again",
-        ),
+        Message("The encoder has {} blocks", lambda tmp_path: official(tmp_path, without=("model.down.2.",)),
+                ValueError, "[1, 0] blocks a level", "expected as many in each level", "Download it again"),
         Message(
             "The checkpoint does not fit",
             lambda tmp_path: official(tmp_path, without=("model.up.1.",), extra=torch.zeros(1)),
@@ -149,14 +127,8 @@ CHECKPOINTS = [
     ),
     *in_module(
         "training/checkpoints.py",
-        Message(
-            "it holds {}, not a dictionary",
-            lambda tmp_path: read(tmp_path, [1]),
-            ValueError,
-            "it holds list",
-            "not a dictionary",
-            "Use another checkpoint, or write it anew",
-        ),
+        Message("it holds {}, not a dictionary", lambda tmp_path: read(tmp_path, [1]), ValueError,
+                "it holds list", "not a dictionary", "Use another checkpoint, or write it anew"),
         Message(
             "damaged parts: {}",
             lambda tmp_path: read(tmp_path, {"pytorch-lightning_version": "2.6", "state_dict": 5}),
@@ -165,14 +137,8 @@ CHECKPOINTS = [
             "damaged parts",
             "Use another checkpoint, or write it anew",
         ),
-        Message(
-            "The checkpoint {} cannot be read",
-            lambda tmp_path: read(tmp_path, b"<html>404</html>"),
-            ValueError,
-            "model.ckpt cannot be read",
-            "weights and settings",
-            "Use another checkpoint, or write it anew",
-        ),
+        Message("The checkpoint {} cannot be read", lambda tmp_path: read(tmp_path, b"<html>404</html>"), ValueError,
+                "model.ckpt cannot be read", "weights and settings", "Use another checkpoint, or write it anew"),
     ),
     *in_module(
         "training/compatibility.py",
@@ -206,25 +172,13 @@ CHECKPOINTS = [
     ),
     *in_module(
         "models/graph_export.py",
-        Message(
-            "The model works on tiles",
-            export_with_tiles,
-            ValueError,
-            "tiles of 16x16 pixels",
-            "cannot be exported to ONNX or OpenVINO",
-            "Set model.model.tiler = None",
-        ),
+        Message("The model works on tiles", export_with_tiles, ValueError,
+                "tiles of 16x16 pixels", "cannot be exported to ONNX or OpenVINO", "Set model.model.tiler = None"),
     ),
     *in_module(
         "models/loop_export.py",
-        Message(
-            "PyTorch {} did not keep",
-            exported_without_a_loop,
-            RuntimeError,
-            "model.onnx was not written",
-            "did not keep the reverse process as a loop",
-            "Pass unroll=True",
-        ),
+        Message("PyTorch {} did not keep", exported_without_a_loop, RuntimeError,
+                "model.onnx was not written", "did not keep the reverse process as a loop", "Pass unroll=True"),
     ),
     *in_module(
         "files.py",
@@ -239,3 +193,4 @@ CHECKPOINTS = [
         ),
     ),
 ]
+# fmt: on

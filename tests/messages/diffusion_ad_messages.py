@@ -77,17 +77,12 @@ def lacking_blocks():
     infer_architecture(checkpoint)
 
 
+# fmt: off
 DIFFUSION_AD = [
     *in_module(
         "networks/gaussian.py",
-        Message(
-            "timesteps={} gives noise",
-            lambda: linear_betas(10),
-            ValueError,
-            "timesteps=10 gives noise of a variance of 2",
-            "expected one below 1",
-            "Take more than 20 timesteps",
-        ),
+        Message("timesteps={} gives noise", lambda: linear_betas(10), ValueError,
+                "timesteps=10 gives noise of a variance of 2", "expected one below 1", "Take more than 20 timesteps"),
     ),
     *in_module(
         "models/diffusion_ad/checks.py",
@@ -106,14 +101,9 @@ DIFFUSION_AD = [
             "Published are 200 and 400",
             small_timestep=400,
         ),
-        Message(
-            "guidance_weight={} moves",
-            lambda: build(guidance_weight=2.0),
-            UserWarning,
-            "guidance_weight=2.0 moves the reconstruction by 1.21 of the way",
-            "expected at most 1",
-            "Use 1.66 or less",
-        ),
+        Message("guidance_weight={} moves", lambda: build(guidance_weight=2.0), UserWarning,
+                "guidance_weight=2.0 moves the reconstruction by 1.21 of the way", "expected at most 1",
+                "Use 1.66 or less"),
     ),
     *in_module(
         "models/diffusion_ad/unet.py",
@@ -155,14 +145,9 @@ DIFFUSION_AD = [
     ),
     *in_module(
         "models/diffusion_ad/torch_model.py",
-        Message(
-            "There is no {}",
-            lambda: build().train()(torch.rand(2, 3, 32, 32)),
-            ValueError,
-            "no timestep and no noise",
-            "needs timestep and noise beside the images",
-            "Pass both, or call .eval() first",
-        ),
+        Message("There is no {}", lambda: build().train()(torch.rand(2, 3, 32, 32)), ValueError,
+                "no timestep and no noise", "needs timestep and noise beside the images",
+                "Pass both, or call .eval() first"),
     ),
     *in_module(
         "models/diffusion_ad/loss.py",
@@ -179,22 +164,10 @@ DIFFUSION_AD = [
     ),
     *in_module(
         "models/diffusion_ad/official.py",
-        Message(
-            "There is no checkpoint {}",
-            lambda: read_official("gone.pt"),
-            FileNotFoundError,
-            "no checkpoint gone.pt",
-            "expected a file that the authors' code saved",
-            "Check the path",
-        ),
-        Message(
-            "{} could not be read",
-            damaged_file,
-            ValueError,
-            "params.pt could not be read",
-            "as a checkpoint of the authors' code",
-            "Copy it again",
-        ),
+        Message("There is no checkpoint {}", lambda: read_official("gone.pt"), FileNotFoundError,
+                "no checkpoint gone.pt", "expected a file that the authors' code saved", "Check the path"),
+        Message("{} could not be read", damaged_file, ValueError,
+                "params.pt could not be read", "as a checkpoint of the authors' code", "Copy it again"),
         Message(
             "{} holds {}",
             file_of_another_model,
@@ -211,14 +184,8 @@ DIFFUSION_AD = [
             "expected the authors' networks",
             "Pass a file of the authors' code",
         ),
-        Message(
-            "The decoder of the checkpoint has {}",
-            lacking_blocks,
-            ValueError,
-            "has 0 modules up.*",
-            "expected as many modules in each level",
-            "pass another file, or copy it again",
-        ),
+        Message("The decoder of the checkpoint has {}", lacking_blocks, ValueError,
+                "has 0 modules up.*", "expected as many modules in each level", "pass another file, or copy it again"),
         Message(
             "The checkpoint does not fit the networks",
             lambda: import_official(official(), build(channel_multipliers=(1, 1))),
@@ -227,14 +194,8 @@ DIFFUSION_AD = [
             "does not fit the networks",
             "Leave the parameters of the networks to the checkpoint",
         ),
-        Message(
-            "The model has num_heads={}",
-            lambda: export_official(build(num_heads=2)),
-            ValueError,
-            "num_heads=2 and num_groups=32",
-            "expected 4 and 32",
-            "Train a model with these numbers",
-        ),
+        Message("The model has num_heads={}", lambda: export_official(build(num_heads=2)), ValueError,
+                "num_heads=2 and num_groups=32", "expected 4 and 32", "Train a model with these numbers"),
     ),
     *in_module(
         "synthesis/blending.py",
@@ -293,21 +254,10 @@ DIFFUSION_AD = [
             anomalous_share=2,
         ),
         blended("{}={} {} {}", "mask_attempts=0", "expected 1 to 1000", "Use 50", mask_attempts=0),
-        Message(
-            "{}={} is unknown",
-            lambda: DiffusionAD(**SMALL, segmentation_schedule="step"),
-            ValueError,
-            "segmentation_schedule='step'",
-            "constant, cosine, swing",
-            "choose one of",
-        ),
-        Message(
-            "{}={} is unknown",
-            lambda: DiffusionAD(**SMALL, product_kind="fabric"),
-            ValueError,
-            "product_kind='fabric'",
-            "auto, object, texture",
-            "choose one of",
-        ),
+        Message("{}={} is unknown", lambda: DiffusionAD(**SMALL, segmentation_schedule="step"), ValueError,
+                "segmentation_schedule='step'", "constant, cosine, swing", "choose one of"),
+        Message("{}={} is unknown", lambda: DiffusionAD(**SMALL, product_kind="fabric"), ValueError,
+                "product_kind='fabric'", "auto, object, texture", "choose one of"),
     ),
 ]
+# fmt: on

@@ -50,28 +50,17 @@ def ask_for_another_name():
     return target.Thimbel
 
 
+# fmt: off
 PLUGIN = [
     *in_module(
         "moved.py",
-        Message(
-            "module {} has no attribute {}",
-            lambda: synthesis.AnomalyGenerators,
-            AttributeError,
-            "'AnomalyGenerators'",
-            "it has ",
-            "Check the spelling",
-        ),
+        Message("module {} has no attribute {}", lambda: synthesis.AnomalyGenerators, AttributeError,
+                "'AnomalyGenerators'", "it has ", "Check the spelling"),
     ),
     *in_module(
         "__init__.py",
-        Message(
-            "module {} has no attribute {}",
-            lambda: anomalib_transfusion.Transfusion,
-            AttributeError,
-            "'Transfusion'",
-            "it has DemoSurface, DiffusionAD, DiffusionADModel",
-            "Check the spelling",
-        ),
+        Message("module {} has no attribute {}", lambda: anomalib_transfusion.Transfusion, AttributeError,
+                "'Transfusion'", "it has DemoSurface, DiffusionAD, DiffusionADModel", "Check the spelling"),
     ),
     *in_module(
         "plugin.py",
@@ -83,14 +72,8 @@ PLUGIN = [
             "neither anomalib nor an installed plugin has it",
             "Check the spelling, or install what has it",
         ),
-        Message(
-            "anomalib-transfusion could not register itself",
-            without_wrapt,
-            PRINTED,
-            "wrapt is not here",
-            "anomalib, which does not know TransFusion now",
-            "Reinstall anomalib-transfusion with what it needs",
-        ),
+        Message("anomalib-transfusion could not register itself", without_wrapt, PRINTED, "wrapt is not here",
+                "anomalib, which does not know TransFusion now", "Reinstall anomalib-transfusion with what it needs"),
         Message(
             "anomalib-transfusion could not register its benchmark",
             # Too early: anomalib's command line is not imported.
@@ -120,3 +103,4 @@ PLUGIN = [
         ),
     ),
 ]
+# fmt: on

@@ -61,39 +61,23 @@ def normalized_data(tiny, surface_root, tmp_path):
     Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False).test(tiny(), datamodule=data)
 
 
+# fmt: off
 TRAINING = [
     *in_module(
         "training/hyper_parameters.py",
-        Message(
-            "The hyper-parameter {}={} is of",
-            lambda: check_readable({"extra": Unreadable()}, []),
-            TypeError,
-            "extra=",
-            "expected numbers, texts, flags and sequences of them",
-            'save_hyperparameters(ignore=["extra"])',
-        ),
+        Message("The hyper-parameter {}={} is of", lambda: check_readable({"extra": Unreadable()}, []), TypeError,
+                "extra=", "expected numbers, texts, flags and sequences of them",
+                'save_hyperparameters(ignore=["extra"])'),
     ),
     *in_module(
         "training/transforms.py",
-        Message(
-            "The {} of {} normalise images",
-            normalized_data,
-            ValueError,
-            "to values from -1 to 1",
-            "expected [0, 1]",
-            "Remove Normalize",
-        ),
+        Message("The {} of {} normalise images", normalized_data, ValueError,
+                "to values from -1 to 1", "expected [0, 1]", "Remove Normalize"),
     ),
     *in_module(
         "training/learning_rate.py",
-        Message(
-            "{}={} is impossible; expected a number",
-            lambda tiny: tiny(full_rate_share=1.5),
-            ValueError,
-            "full_rate_share=1.5",
-            "a number from 0 to 1",
-            "Leave it out for the default",
-        ),
+        Message("{}={} is impossible; expected a number", lambda tiny: tiny(full_rate_share=1.5), ValueError,
+                "full_rate_share=1.5", "a number from 0 to 1", "Leave it out for the default"),
     ),
     *in_module(
         "training/transforms.py",
@@ -108,14 +92,9 @@ TRAINING = [
     ),
     *in_module(
         "training/tiling.py",
-        Message(
-            "tile_size={} does not fit",
-            lambda tiny: set_tiler(tiny().model, Tiler(15, 15)),
-            ValueError,
-            "tile_size=(15, 15)",
-            "both sides must be multiples of 2",
-            "Choose such sides in the TilerConfigurationCallback",
-        ),
+        Message("tile_size={} does not fit", lambda tiny: set_tiler(tiny().model, Tiler(15, 15)), ValueError,
+                "tile_size=(15, 15)", "both sides must be multiples of 2",
+                "Choose such sides in the TilerConfigurationCallback"),
         Message(
             "remove_border_count={} would",
             lambda tiny: set_tiler(tiny().model, Tiler(16, 8, remove_border_count=2)),
@@ -127,46 +106,23 @@ TRAINING = [
     ),
     *in_module(
         "training/numerics.py",
-        Message(
-            "The loss is not finite",
-            loss_that_is_not_finite,
-            FloatingPointError,
-            "train_loss_mask=nan",
-            "not finite at step 3",
-            "Try a smaller learning_rate",
-        ),
+        Message("The loss is not finite", loss_that_is_not_finite, FloatingPointError,
+                "train_loss_mask=nan", "not finite at step 3", "Try a smaller learning_rate"),
     ),
     *in_module(
         "training/distributed.py",
-        Message(
-            "{} images cannot be evaluated",
-            more_processes_than_images,
-            ValueError,
-            "7 images cannot be evaluated on 8 processes",
-            "each has two images or more",
-            "use fewer devices",
-        ),
+        Message("{} images cannot be evaluated", more_processes_than_images, ValueError,
+                "7 images cannot be evaluated on 8 processes", "each has two images or more", "use fewer devices"),
     ),
     *in_module(
         "training/anomalies.py",
-        Message(
-            "foreground={} needs",
-            batch_without_paths,
-            ValueError,
-            "masks'",
-            "needs the file of each image",
-            "Use a data module that gives it",
-        ),
+        Message("foreground={} needs", batch_without_paths, ValueError,
+                "masks'", "needs the file of each image", "Use a data module that gives it"),
     ),
     *in_module(
         "checks.py",
-        Message(
-            "{}={} is unknown",
-            lambda tiny: tiny(texture_source="dtd"),
-            ValueError,
-            "texture_source='dtd'",
-            "folder, photographs, none",
-            "choose one of",
-        ),
+        Message("{}={} is unknown", lambda tiny: tiny(texture_source="dtd"), ValueError,
+                "texture_source='dtd'", "folder, photographs, none", "choose one of"),
     ),
 ]
+# fmt: on
