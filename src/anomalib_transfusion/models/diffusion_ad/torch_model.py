@@ -18,6 +18,7 @@ from anomalib_transfusion.networks.acceleration import (
     autocast_network,
     buffers_kept,
     check_precision,
+    images_at_a_time,
     prefers_channels_last,
     run_network,
     working_dtype,
@@ -43,9 +44,6 @@ __all__ = ["Denoised", "Diffusion", "DiffusionADModel"]
 
 # Side of the fixed noise image, that of the published images; larger images repeat it.
 NOISE_SIDE = 256
-# Pixels of a training batch from which a CPU takes one noise scale after the other: both in one batch are more than its
-# caches hold, which costs an eighth of the time. A GPU wants large batches; inference takes as long either way.
-FEWEST_FOR_SCALES_APART = 2**15
 
 
 class Diffusion(NamedTuple):
@@ -323,15 +321,10 @@ class DiffusionADModel(nn.Module):
         return [drawn.unsqueeze(1).expand(-1, *images.shape) for drawn in noise]
 
     def _denoise(self, images: Tensor, timestep: Tensor, noise: Tensor) -> Denoised:
-        """Estimate the normal images from all noise scales, in one pass of the network where that is not slower."""
+        """Estimate the normal images from all noise scales in one batch."""
         chosen = self.rates.at(timestep)
         x_t = add_noise(images, noise, chosen)
-        pixels = images.shape[0] * images.shape[2] * images.shape[3]
-        if torch.is_grad_enabled() and images.device.type == "cpu" and pixels >= FEWEST_FOR_SCALES_APART:
-            scales = zip(x_t, timestep, strict=True)
-            predicted = torch.stack([self._predict_noise(*scale) for scale in scales])
-        else:
-            predicted = self._predict_noise(x_t.flatten(0, 1), timestep.flatten()).view_as(x_t)
+        predicted = self._predict_noise(x_t.flatten(0, 1), timestep.flatten()).view_as(x_t)
         estimates = predict_x_0(x_t, predicted, chosen)
         clamped = clamp_reconstruction(estimates)
         if len(estimates) == 1:
@@ -342,9 +335,12 @@ class DiffusionADModel(nn.Module):
 
     def _predict_noise(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles where a tiler is set."""
-        run = partial(run_network, self.unet, channels_last=self._channels_last(x_t))
         if self.tiler is None:
-            return run(x_t, timestep).to(x_t.dtype)
+            together = images_at_a_time(x_t)
+            parts = zip(x_t.split(together), timestep.split(together), strict=True) if together else [(x_t, timestep)]
+            predicted = [run_network(self.unet, *part, channels_last=self._channels_last(part[0])) for part in parts]
+            return torch.cat(predicted).to(x_t.dtype)
+        run = partial(run_network, self.unet, channels_last=self._channels_last(x_t))
         tiles = self.tiler.tile(x_t)
         # All tiles of an image follow each other.
         return self.tiler.untile(run(tiles, timestep.repeat_interleave(len(tiles) // len(x_t)))).to(x_t.dtype)
