@@ -11,24 +11,35 @@ from anomalib.deploy import OpenVINOInferencer
 from anomalib.engine import Engine
 from contract_models import each_model
 
+# With others, the rectifiers of so small a network are off everywhere, and its map has one value.
+SEED = 2
 # OpenVINO rounds to bfloat16 by itself on processors that are faster with it.
 SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def without_zeros(model):
-    """Fill the layers that begin at zero, behind which nothing would be seen."""
-    torch.manual_seed(0)
-    for parameter in model.model.parameters():
+def build(model, size):
+    """Build a model whose map takes many values: the layers that begin at zero would hide what is behind them."""
+    torch.manual_seed(SEED)
+    built = model.build(image_size=size, post_processor=False)
+    for parameter in built.model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
-    return model.eval()
+    return built.eval()
+
+
+def assert_alike(anomaly_map, score, wanted):
+    """Assert that maps and scores are equal within 1e-3, and within a small part of what maps differ in themselves."""
+    atol = min(1e-3, 0.05 * wanted.anomaly_map.std().item())
+    assert atol > 1e-5
+    for given, expected in ((anomaly_map, wanted.anomaly_map), (score, wanted.pred_score)):
+        np.testing.assert_allclose(np.squeeze(given), np.squeeze(expected.numpy()), rtol=0, atol=atol)
 
 
 @each_model
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
 def test_onnx_runtime_gives_the_same(model, size, tmp_path):
     """Of a batch, square or not."""
-    built = without_zeros(model.build(image_size=size, post_processor=False))
+    built = build(model, size)
     images = torch.rand(2, 3, *size)
     with torch.no_grad():
         wanted = built(images)
@@ -36,21 +47,18 @@ def test_onnx_runtime_gives_the_same(model, size, tmp_path):
     session = onnxruntime.InferenceSession(built.to_onnx(tmp_path))
     names = [output.name for output in session.get_outputs()]
     given = dict(zip(names, session.run(names, {session.get_inputs()[0].name: images.numpy()}), strict=True))
-    assert wanted.anomaly_map.std() > 1e-3
-    np.testing.assert_allclose(given["anomaly_map"], wanted.anomaly_map, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(given["pred_score"], wanted.pred_score, rtol=0, atol=1e-3)
+    assert_alike(given["anomaly_map"], given["pred_score"], wanted)
 
 
 @each_model
 def test_openvino_gives_the_same(model, tmp_path):
-    built = without_zeros(model.build(image_size=(64, 32), post_processor=False))
+    built = build(model, (64, 32))
     image = torch.rand(3, 64, 32)
     with torch.no_grad():
         wanted = built(image[None])
     inferencer = OpenVINOInferencer(built.to_openvino(tmp_path), device="CPU", config=SINGLE_PRECISION)
     given = inferencer.predict(image.permute(1, 2, 0).numpy())
-    np.testing.assert_allclose(np.squeeze(given.anomaly_map), wanted.anomaly_map[0, 0], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(np.squeeze(given.pred_score), wanted.pred_score[0], rtol=0, atol=1e-3)
+    assert_alike(given.anomaly_map, given.pred_score, wanted)
 
 
 @each_model

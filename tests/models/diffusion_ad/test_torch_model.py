@@ -14,6 +14,7 @@ from anomalib.data.utils.tiler import Tiler
 from anomalib_transfusion.models.diffusion_ad.loss import DiffusionADLoss, Target
 from anomalib_transfusion.models.diffusion_ad.torch_model import DiffusionADModel
 from anomalib_transfusion.models.diffusion_ad.training_sample import AnomalySampler, kind_of_product
+from anomalib_transfusion.networks import acceleration
 from anomalib_transfusion.synthesis import TextureBank
 from parts import part
 
@@ -128,11 +129,11 @@ def test_one_scale_is_drawn_where_one_is_used():
         assert least <= timestep.min() <= timestep.max() <= most
 
 
-def gradients(**parameters):
+def gradients(dtype=torch.float32, **parameters):
     """Return the gradients of a training step by name."""
-    model = build(**parameters)
+    model = build(**parameters).to(dtype)
     torch.manual_seed(7)
-    step(model, photograph(2, 32, 32))
+    step(model, photograph(2, 32, 32).to(dtype))
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -140,6 +141,22 @@ def test_checkpointing_changes_no_gradient():
     plain, saved = gradients(), gradients(checkpointing=True)
     for name, gradient in plain.items():
         torch.testing.assert_close(saved[name], gradient, rtol=0, atol=1e-5 * max(1, gradient.abs().max().item()))
+
+
+def test_parts_of_a_batch_change_no_gradient(monkeypatch):
+    # In double precision: large timesteps make rounding a hundred times as large.
+    together = gradients(torch.float64)
+    monkeypatch.setattr(acceleration, "MOST_TOGETHER_ON_CPU", 3 * 32 * 32)
+    for name, gradient in gradients(torch.float64).items():
+        torch.testing.assert_close(gradient, together[name], rtol=0, atol=1e-9 * max(1, gradient.abs().max().item()))
+    # Two scales of two images, three at a time; larger ones one at a time.
+    model = build()
+    batches = []
+    model.unet.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    step(model, photograph(2, 32, 32))
+    with torch.no_grad():
+        model.eval()(photograph(1, 64, 64))
+    assert batches == [3, 1, 1, 1]
 
 
 def test_the_mask_trains_the_reconstruction_network_through_both_scales():

@@ -17,6 +17,7 @@ from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
     buffers_kept,
+    images_at_a_time,
     prefers_channels_last,
     run_network,
     working_dtype,
@@ -333,7 +334,7 @@ class DiffusionADModel(nn.Module):
         return [drawn.unsqueeze(1).expand(-1, *images.shape) for drawn in noise]
 
     def _denoise(self, images: Tensor, timestep: Tensor, noise: Tensor) -> Denoised:
-        """Estimate the normal images from all noise scales in one pass of the network."""
+        """Estimate the normal images from all noise scales in one batch."""
         chosen = self.rates.at(timestep)
         x_t = add_noise(images, noise, chosen)
         predicted = self._predict_noise(x_t.flatten(0, 1), timestep.flatten()).view_as(x_t)
@@ -347,9 +348,12 @@ class DiffusionADModel(nn.Module):
 
     def _predict_noise(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles where a tiler is set."""
-        run = partial(run_network, self.unet, channels_last=self._channels_last(x_t))
         if self.tiler is None:
-            return run(x_t, timestep).to(x_t.dtype)
+            together = images_at_a_time(x_t)
+            parts = zip(x_t.split(together), timestep.split(together), strict=True) if together else [(x_t, timestep)]
+            predicted = [run_network(self.unet, *part, channels_last=self._channels_last(part[0])) for part in parts]
+            return torch.cat(predicted).to(x_t.dtype)
+        run = partial(run_network, self.unet, channels_last=self._channels_last(x_t))
         tiles = self.tiler.tile(x_t)
         # All tiles of an image follow each other.
         return self.tiler.untile(run(tiles, timestep.repeat_interleave(len(tiles) // len(x_t)))).to(x_t.dtype)
