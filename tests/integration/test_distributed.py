@@ -35,7 +35,7 @@ def model(request):
 def folder(model, tmp_path_factory, surface_root):
     """Return the folder of a training on two processes."""
     folder = tmp_path_factory.mktemp("two_processes")
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/contract"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, SCRIPT, surface_root, folder, model.class_name],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

@@ -3,6 +3,7 @@
 
 """Fresh interpreters, as a person starts them, and tiny distributions for them to find."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from conftest import NETWORK
 
-#: Arguments of a network that is built in no time.
-SMALL = {**NETWORK, "texture_source": "none"}
+#: Arguments of a network that is built in no time, with lists as in JSON and YAML.
+SMALL = json.loads(json.dumps({**NETWORK, "texture_source": "none"}))
 
 #: Ends a program: the classes are known to anomalib, and are the same objects wherever one finds them.
 SAME_EVERYWHERE = """

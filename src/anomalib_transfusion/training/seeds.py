@@ -43,6 +43,9 @@ class SeededTraining(LightningModule):
         else:
             self._first_epoch, self._resumed_epoch = self._resumed_epoch, None
         self._seed_epoch(self._first_epoch)
+        if self.resumed and self.trainer.train_dataloader is not None:
+            # Its iterator, made by a schedule that asked for the number of steps, has drawn the seed of its workers.
+            torch.empty((), dtype=torch.int64).random_()
 
     def on_train_epoch_start(self) -> None:
         """Seed an epoch. Lightning makes the first data iterator earlier: that epoch is seeded already."""
@@ -76,3 +79,6 @@ class SeededTraining(LightningModule):
         if self._trainer is not None and self.trainer.training and {SEED_KEY, "loops"} <= checkpoint.keys():
             self._seed = checkpoint[SEED_KEY]
             self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            # Before on_fit_start as well: a schedule that asks for the number of steps makes the data iterator, whose
+            # workers are given the order of the images at once.
+            self._seed_epoch(self._resumed_epoch)
