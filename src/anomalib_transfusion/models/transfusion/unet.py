@@ -281,8 +281,10 @@ class ResUNet(nn.Module):
             x = F.pixel_unshuffle(x, self.patch_size)
         if channels_last:
             # Convolutions follow the format of their input, whatever that of their weights.
-            x, x_t = (images.contiguous(memory_format=torch.channels_last) for images in (x, x_t))
-        features = self.features(x_t) if self.has_backbone else {}
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = {}
+        if self.has_backbone:
+            features = self.features(x_t.contiguous(memory_format=torch.channels_last) if channels_last else x_t)
         x = self.input_projection(x)
         skips = [x]
         for number, level in enumerate(self.encoder):
