@@ -349,14 +349,17 @@ class DiffusionADModel(nn.Module):
     def _predict_noise(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles where a tiler is set."""
         if self.tiler is None:
-            together = images_at_a_time(x_t)
-            parts = zip(x_t.split(together), timestep.split(together), strict=True) if together else [(x_t, timestep)]
-            predicted = [run_network(self.unet, *part, channels_last=self._channels_last(part[0])) for part in parts]
-            return torch.cat(predicted).to(x_t.dtype)
-        run = partial(run_network, self.unet, channels_last=self._channels_last(x_t))
+            return self._run_unet(x_t, timestep)
         tiles = self.tiler.tile(x_t)
         # All tiles of an image follow each other.
-        return self.tiler.untile(run(tiles, timestep.repeat_interleave(len(tiles) // len(x_t)))).to(x_t.dtype)
+        return self.tiler.untile(self._run_unet(tiles, timestep.repeat_interleave(len(tiles) // len(x_t))))
+
+    def _run_unet(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        """Run the reconstruction network on as many images or tiles at a time as is best."""
+        together = images_at_a_time(x_t)
+        parts = zip(x_t.split(together), timestep.split(together), strict=True) if together else [(x_t, timestep)]
+        predicted = [run_network(self.unet, *part, channels_last=self._channels_last(part[0])) for part in parts]
+        return torch.cat(predicted).to(x_t.dtype)
 
     def _segment(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Run the segmentation network, on tiles where a tiler is set."""
