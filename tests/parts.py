@@ -3,31 +3,13 @@
 
 """Parts of the models, which take all of their parameters by name: defaults are declared by the models alone."""
 
-import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
 from anomalib_transfusion import DiffusionAD, TransFusion
-from anomalib_transfusion.checks import taken_by
+from anomalib_transfusion.checks import defaults_of, taken_by
 
 Part = TypeVar("Part")
-
-
-@cache
-def defaults_of(model: type) -> dict[str, Any]:
-    """Return the defaults of a model's parameters, those that it shares with other models included."""
-    signatures = [
-        inspect.signature(vars(base)["__init__"]).parameters
-        for base in reversed(model.__mro__)
-        if "__init__" in vars(base) and base.__module__.startswith("anomalib_transfusion.")
-    ]
-    return {
-        name: parameter.default
-        for signature in signatures
-        for name, parameter in signature.items()
-        if parameter.default is not parameter.empty
-    }
 
 
 def part(kind: Callable[..., Part], *arguments: Any, **parameters: Any) -> Part:

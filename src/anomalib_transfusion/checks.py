@@ -26,6 +26,7 @@ __all__ = [
     "check_images",
     "check_range",
     "check_shape",
+    "defaults_of",
     "listed",
     "plain",
     "refuse_range",
@@ -135,6 +136,13 @@ def taken_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
             break
     return {name: value for name, value in arguments.items() if name in accepted}
+
+
+def defaults_of(model: type) -> dict[str, Any]:
+    """Return the defaults of a class's parameters, those that it hands on to its bases by ``**`` included."""
+    constructors = [vars(base)["__init__"] for base in reversed(model.__mro__) if "__init__" in vars(base)]
+    parameters = [one for constructor in constructors for one in inspect.signature(constructor).parameters.values()]
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401

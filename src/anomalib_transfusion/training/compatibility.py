@@ -3,9 +3,10 @@
 
 """Whether a checkpoint of anomalib fits a model, said in parameters rather than in the shapes of weights."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from anomalib_transfusion.checks import defaults_of
 
 __all__ = ["check_compatible", "check_weights"]
 
@@ -46,7 +47,7 @@ def check_compatible(
         recorded = dict(checkpoint.get("hyper_parameters", {}))
         # A parameter that is younger than the checkpoint had no other value then.
         if not recorded.keys().isdisjoint(trained_for):
-            recorded = {**_defaults(model), **recorded}
+            recorded = {**defaults_of(model), **recorded}
         trained = _comparable(recorded, trained_for)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         msg = f"The checkpoint is damaged: its hyper-parameters are not readable ({error}). Use another one."
@@ -74,13 +75,6 @@ def _comparable(parameters: Mapping[str, Any], trained_for: Sequence[str]) -> di
         levels = len(values["channel_multipliers"])
         values["attention_levels"] = tuple(sorted({level % levels for level in values["attention_levels"]}))
     return values
-
-
-def _defaults(model: type) -> dict[str, Any]:
-    """Return the defaults of a model's parameters, those that it hands on to its bases by ``**`` included."""
-    constructors = [vars(base)["__init__"] for base in reversed(model.__mro__) if "__init__" in vars(base)]
-    parameters = [one for constructor in constructors for one in inspect.signature(constructor).parameters.values()]
-    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def _listed(names: Sequence[str], values: Mapping[str, Any]) -> str:
