@@ -14,6 +14,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_transfusion.checks import check_arguments, taken_by
 from anomalib_transfusion.models.loop_export import LoopExport
 from anomalib_transfusion.models.pictures import Explanation
+from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
 from .film_strip import ROW_NAMES, moments_of
@@ -27,7 +28,7 @@ from .transparency import Schedule
 __all__ = ["TransFusion"]
 
 
-class TransFusion(ScheduledAdamWMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
+class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by

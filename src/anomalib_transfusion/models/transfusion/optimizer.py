@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from anomalib_transfusion.checks import check_arguments
-from anomalib_transfusion.models.synthetic_anomalies import SyntheticAnomaliesMixin
+from anomalib_transfusion.models.base import DetectorMixin
 from anomalib_transfusion.networks.backbone import trained_parameters
 from anomalib_transfusion.training.learning_rate import RateSchedule, check_rates, scheduled_rate
 
@@ -20,8 +20,8 @@ __all__ = ["ScheduledAdamWMixin"]
 RATES = ("learning_rate", "weight_decay", "full_rate_share", "rate_decay", "warmup_share")
 
 
-class ScheduledAdamWMixin(SyntheticAnomaliesMixin):
-    """Optimizes ``self.model``, but for frozen weights.
+class ScheduledAdamWMixin(DetectorMixin):
+    """Optimizes ``self.model``, but for frozen weights: a mix-in, before :class:`AnomalibModule` among the bases.
 
     Args:
         learning_rate: Learning rate of AdamW.
@@ -32,7 +32,7 @@ class ScheduledAdamWMixin(SyntheticAnomaliesMixin):
         rate_schedule: Course of the learning rate: the ``drop`` above (the paper's), or in its place a ``cosine`` down
             to 0 over the training.
         warmup_share: Share of the training in which the learning rate rises from 0, in [0, 1]; 0 is the paper's.
-        shared: As of :class:`SyntheticAnomaliesMixin`.
+        shared: As of :class:`DetectorMixin`.
     """
 
     model: TransFusionModel
