@@ -86,13 +86,18 @@ def convert_what_fits_no_model(tmp_path):
 # fmt: off
 PICTURES = [
     *in_module(
+        "checks.py",
+        Message("{}={} {} {}", lambda tiny: visualize_reverse_process(tiny(), IMAGE, columns=0),
+                ValueError, "columns=0", "expected 1 to 100", "Leave it out for the default"),
+        Message("{}={} {} {}", lambda tiny: visualize_reverse_process(tiny(), IMAGE, panel_size=8),
+                ValueError, "panel_size=8", "expected 32 to 2048 pixels", "Leave it out for the default"),
+    ),
+    *in_module(
         "visualization/film_strip.py",
         Message("{} has the suffix", lambda tiny: visualize_reverse_process(tiny(), IMAGE, "strip.tiff"), ValueError,
                 "strip.tiff has the suffix '.tiff'", "expected .png, .jpg, .jpeg for the film strip", "Rename it"),
         Message("There is no folder {}", lambda tiny: visualize_reverse_process(tiny(), IMAGE, "gone/strip.png"),
                 FileNotFoundError, str(Path("/gone")), "to write strip.png into", "make it first"),
-        Message("columns={} is impossible", lambda tiny: visualize_reverse_process(tiny(), IMAGE, columns=0),
-                ValueError, "columns=0", "expected 1 to 100", "Leave it out for the default"),
         Message(
             "rows={} is impossible",
             lambda tiny: visualize_reverse_process(tiny(), IMAGE, rows=["mask", "heatmap"]),
@@ -101,8 +106,6 @@ PICTURES = [
             "some of image, mask, anomaly, normal, each of them once",
             "Leave it out for all",
         ),
-        Message("panel_size={} is impossible", lambda tiny: visualize_reverse_process(tiny(), IMAGE, panel_size=8),
-                ValueError, "panel_size=8", "expected 32 to 2048 pixels", "Leave it out for the default"),
         Message("duration={} is impossible", lambda tiny: visualize_reverse_process(tiny(), IMAGE, duration=0),
                 ValueError, "duration=0", "more than 0 and at most 600 seconds", "Leave it out for the default"),
         Message("timesteps={} is impossible", lambda tiny: visualize_reverse_process(tiny(), IMAGE, timesteps=[9]),

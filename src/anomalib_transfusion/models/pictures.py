@@ -8,15 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from PIL import Image
 
-from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.visualization.film_strip import Draw, Moment
 from anomalib_transfusion.visualization.panels import RECONSTRUCTION, TrainingPanels
 
 __all__ = ["Explanation", "Pictures"]
-
-Draw = Callable[[torch.Tensor], Image.Image]
-"""Makes a picture of an image in [0, 1], ``(1, C, H, W)``."""
 
 
 class Explanation(NamedTuple):
@@ -33,7 +29,7 @@ class Explanation(NamedTuple):
 
 
 class Pictures:
-    """Stands in front of :class:`AnomalibModule` among the bases of a model."""
+    """What pictures of a model are drawn from: a mix-in, before :class:`AnomalibModule` among the bases."""
 
     model: Any
     evaluate: Callable[[torch.Tensor], tuple[InferenceBatch, dict[str, torch.Tensor]]]
@@ -69,12 +65,7 @@ class Pictures:
         """Timesteps that :meth:`explain` can show, in their order; the result is always shown."""
         return ()
 
-    def explain(
-        self,
-        images: torch.Tensor,
-        timesteps: Container[int],
-        draw: Draw,
-    ) -> list[Moment]:
+    def explain(self, images: torch.Tensor, timesteps: Container[int], draw: Draw) -> list[Moment]:
         """Show how a map comes about: by :attr:`explanation`, or else by what the model evaluates an image to.
 
         Args:

@@ -3,16 +3,16 @@
 
 """How a model comes to its result, as a film strip and as an animation."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_transfusion.checks import check_arguments
+from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.files import written_whole
 from anomalib_transfusion.training.image_files import read_image_file
 
@@ -21,15 +21,16 @@ from .panels import draw_table, to_panel
 if TYPE_CHECKING:
     from anomalib_transfusion.models.base import DetectorMixin
 
-__all__ = ["Moment", "Row", "check_output", "visualize_reverse_process"]
+__all__ = ["Draw", "Moment", "Row", "check_output", "visualize_reverse_process"]
 
 Row = str
 """Name of a row; each model has its own."""
 
+Draw = Callable[[torch.Tensor], Image.Image]
+"""Makes a picture of an image in [0, 1], ``(1, C, H, W)``."""
+
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
-MAX_COLUMNS = 100
-PANEL_SIZES = (32, 2048)
 MAX_DURATION = 600
 # Enough for a smooth animation, and few enough for any number of timesteps.
 MAX_FRAMES = 40
@@ -57,10 +58,10 @@ def visualize_reverse_process(
     model: "DetectorMixin",
     image: str | Path | Image.Image | torch.Tensor,
     output: str | Path | Sequence[str | Path] = (),
-    columns: int = 6,
+    columns: Annotated[int, Range(1, 100)] = 6,
     timesteps: Sequence[int] | None = None,
     rows: Sequence[Row] | None = None,
-    panel_size: int = 160,
+    panel_size: Annotated[int, Range(32, 2048, problem="is impossible; expected {least} to {most} pixels.")] = 160,
     duration: float = 5.0,
 ) -> Image.Image:
     """Show how a model comes to its result on an image.
@@ -98,7 +99,7 @@ def visualize_reverse_process(
         >>> strip = visualize_reverse_process(model, "scratch.png", output=["strip.png", "fading.gif"])
     """
     check_arguments(visualize_reverse_process, locals())
-    _check_ranges(columns, panel_size, duration)
+    _check_duration(duration)
     if not callable(getattr(model, "explain", None)):
         msg = (
             f"model is a {type(model).__name__}; expected TransFusion, DiffusionAD or another model of this plugin. "
@@ -145,17 +146,8 @@ def check_output(path: Path) -> None:
         raise FileNotFoundError(msg)
 
 
-def _check_ranges(columns: int, panel_size: int, duration: float) -> None:
-    """Raise ValueError, naming the value, if an argument is impossible."""
-    if not 1 <= columns <= MAX_COLUMNS:
-        msg = f"columns={columns} is impossible; expected 1 to {MAX_COLUMNS}. Leave it out for the default."
-        raise ValueError(msg)
-    if not PANEL_SIZES[0] <= panel_size <= PANEL_SIZES[1]:
-        msg = (
-            f"panel_size={panel_size} is impossible; expected {PANEL_SIZES[0]} to {PANEL_SIZES[1]} pixels. Leave it "
-            "out for the default."
-        )
-        raise ValueError(msg)
+def _check_duration(duration: float) -> None:
+    """Raise ValueError, naming the value, if an animation cannot take so long."""
     if not 0 < duration <= MAX_DURATION:
         msg = (
             f"duration={duration} is impossible; expected more than 0 and at most {MAX_DURATION} seconds. Leave it out "

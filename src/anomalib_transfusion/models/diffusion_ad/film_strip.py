@@ -3,12 +3,11 @@
 
 """One-step denoising as the columns of a film strip: the noise scales, and what becomes of them (Section III-B)."""
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import torch
-from PIL import Image
 
-from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.visualization.film_strip import Draw, Moment
 
 from .guidance import guidance_share
 from .torch_model import DiffusionADModel
@@ -26,7 +25,7 @@ def moments_of(
     model: DiffusionADModel,
     images: torch.Tensor,
     timesteps: Container[int],
-    draw: Callable[[torch.Tensor], Image.Image],
+    draw: Draw,
 ) -> list[Moment]:
     """Denoise an image, and show its noise scales and the result.
 

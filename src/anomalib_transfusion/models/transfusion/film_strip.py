@@ -3,12 +3,11 @@
 
 """The steps of the reverse process as the columns of a film strip (paper Section 3.4, Figure 3)."""
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import torch
-from PIL import Image
 
-from anomalib_transfusion.visualization.film_strip import Moment
+from anomalib_transfusion.visualization.film_strip import Draw, Moment
 
 from .torch_model import ReverseStep, TransFusionModel
 
@@ -29,7 +28,7 @@ def moments_of(
     model: TransFusionModel,
     images: torch.Tensor,
     timesteps: Container[int],
-    draw: Callable[[torch.Tensor], Image.Image],
+    draw: Draw,
 ) -> list[Moment]:
     """Run the reverse process, and show some of its timesteps and x_0.
 
