@@ -56,8 +56,10 @@ def moments_of(
                 panels = {"image": (given[first * model.refinement.num_sets] + 1) / 2, "painted": last, "map": change}
                 drawn = {row: draw(panel.clamp(0, 1)) for row, panel in panels.items()}
                 moments.append(Moment(timestep, head, head, drawn))
-    panels = {"image": images, "painted": last, "map": predictions.anomaly_map}
+    panels = {"image": images, "painted": last}
     if found.painted is None:
         panels["painted"] = bound(found.base_map)
-    drawn = {row: draw(panel.clamp(0, 1)) for row, panel in panels.items() if panel is not None}
+    if predictions.anomaly_map is not None:
+        panels["map"] = predictions.anomaly_map
+    drawn = {row: draw(panel.clamp(0, 1)) for row, panel in panels.items()}
     return [*moments, Moment(None, "result", "result", drawn)]
