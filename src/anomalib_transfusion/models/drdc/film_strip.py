@@ -6,17 +6,22 @@
 from collections.abc import Container
 
 import torch
+from torch import Tensor
 
 from anomalib_transfusion.visualization.film_strip import Draw, Moment
 
-from .heatmaps import bound
+from .diffusion import restart
+from .heatmaps import bound, difference
+from .inpainting import fill
 from .torch_model import DrdcModel
 
 __all__ = ["ROW_NAMES", "moments_of"]
 
 ROW_NAMES = {
-    "image": "image, or\nset given",
-    "painted": "painted",
+    "image": "image, or\nwhat is given",
+    "mask": "hidden\npixels",
+    "painted": "painted\nimage",
+    "difference": "difference",
     "map": "anomaly\nmap",
 }
 
@@ -24,11 +29,11 @@ ROW_NAMES = {
 @torch.no_grad()
 def moments_of(
     model: DrdcModel,
-    images: torch.Tensor,
+    images: Tensor,
     timesteps: Container[int],
     draw: Draw,
 ) -> list[Moment]:
-    """Paint an image, and show timesteps and the result.
+    """Show the base model's map, what is painted with each cell size at some timesteps, and what comes of both.
 
     Args:
         model: The model, in evaluation mode.
@@ -37,29 +42,51 @@ def moments_of(
         draw: Makes a picture of an image in [0, 1], ``(1, C, H, W)``.
 
     Returns:
-        The timesteps in their order: what the denoiser is given of the first set of the smallest cells, what is painted
-        with these and all their sets, and where the painted image differs. Then the image, what is painted at last, and
-        the map.
+        The base model's map, where there is a refinement. For each timestep and cell size what the denoiser is given
+        of the first set, that set, the image painted with all sets, and where it differs from the image. Then the
+        result: the image, the mean of the painted ones, the map of the refinement, and the final map. Maps are at 0.5
+        where an image is as normal ones are on average; differences are in units of half the range of values.
     """
     predictions, found = model.predict(images)
+    result: dict[str, Tensor | None] = {"image": images, "map": predictions.anomaly_map}
     moments = []
-    last = images
-    if found.painted is not None:
-        first = min(range(len(model.refinement.cell_sizes)), key=model.refinement.cell_sizes.__getitem__)
-        x = 2 * images - 1
-        steps = model.refinement.steps(x, found.categories)
-        for timestep, (given, painted) in zip(model.refinement.timesteps, steps, strict=True):
-            last = (painted[first] + 1) / 2
-            if timestep in timesteps:
-                head = f"t = {timestep}"
-                change = (painted[first] - x).abs().mean(dim=1, keepdim=True)
-                panels = {"image": (given[first * model.refinement.num_sets] + 1) / 2, "painted": last, "map": change}
-                drawn = {row: draw(panel.clamp(0, 1)) for row, panel in panels.items()}
-                moments.append(Moment(timestep, head, head, drawn))
-    panels = {"image": images, "painted": last}
-    if found.painted is None:
-        panels["painted"] = bound(found.base_map)
-    if predictions.anomaly_map is not None:
-        panels["map"] = predictions.anomaly_map
-    drawn = {row: draw(panel.clamp(0, 1)) for row, panel in panels.items()}
+    if found.painted is not None and found.refinement is not None:
+        base = {"image": images, "map": bound(found.base_map)}
+        moments.append(Moment(None, "base\nmodel", "base model", {row: draw(panel) for row, panel in base.items()}))
+        # Of an image that is not refined, the image itself is said to be painted.
+        if not torch.equal(found.painted[0, 0].to(images.dtype), 2 * images - 1):
+            moments += _passes_of(model, 2 * images - 1, found.painted, timesteps, draw)
+        result |= {"painted": _to_image(found.painted.mean(dim=(0, 1))), "difference": bound(found.refinement)}
+    drawn = {row: draw(panel) for row, panel in result.items() if panel is not None}
     return [*moments, Moment(None, "result", "result", drawn)]
+
+
+def _passes_of(model: DrdcModel, x: Tensor, painted: Tensor, timesteps: Container[int], draw: Draw) -> list[Moment]:
+    """Return what is shown of each timestep and cell size; ``painted`` are the images ``(n_t, n_k, 1, 3, H, W)``."""
+    refinement = model.refinement
+    noise = refinement.noise.to(x.dtype)
+    masks = refinement.masks[:: refinement.num_sets].unsqueeze(1)
+    before = [fill(x, mask, cell_size) for mask, cell_size in zip(masks, refinement.cell_sizes, strict=True)]
+    moments = []
+    for timestep, images in zip(refinement.timesteps, painted.to(x.dtype), strict=True):
+        level = refinement.alpha_bar[timestep].view(1, 1, 1, 1).to(x.dtype)
+        for cell_size, mask, last, image in zip(refinement.cell_sizes, masks, before, images, strict=True):
+            if timestep not in timesteps:
+                continue
+            panels = {
+                # Of hidden pixels, a pass starts from what the last one has painted of the set: they are in the image.
+                "image": _to_image(restart(last, x, mask, level, noise, refinement.known)),
+                "mask": mask,
+                "painted": _to_image(image),
+                "difference": difference(model.difference, x, image),
+            }
+            drawn = {row: draw(panel) for row, panel in panels.items()}
+            head = f"t = {timestep}\n{cell_size} px"
+            moments.append(Moment(timestep, head, head.replace("\n", ", cells of "), drawn))
+        before = list(images)
+    return moments
+
+
+def _to_image(x: Tensor) -> Tensor:
+    """Bring an image in [-1, 1] to [0, 1]; a picture is clipped to that."""
+    return (x + 1) / 2

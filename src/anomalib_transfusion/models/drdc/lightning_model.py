@@ -38,9 +38,9 @@ CATEGORIES_KEY = "drdc_categories"
 class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # type: ignore[misc]
     """DRDC: diffusion refinement with dual conditioning, one model for all categories (after Zhan et al. 2024).
 
-    After the published abstract; the details are ours. A transformer reconstructs features of a frozen network: a
-    coarse map. A diffusion model that knows the category paints disjoint parts of the image anew at full resolution; where it
-    differs from the image, the map is corrected. Learns from normal images of one category or several
+    After the published abstract; the details are ours. A transformer reconstructs features of a frozen network, for a
+    coarse map. A diffusion model that knows the category paints disjoint parts of the image anew at full resolution;
+    where it differs from the image, the map is corrected. Learns from normal images of one category or several
     (``MultiCategory``).
 
     Args:
