@@ -103,7 +103,10 @@ def test_strip_and_animation(image, tmp_path):
     # Base model, two timesteps with two cell sizes each, result.
     assert Image.open(output).n_frames == 6
     less = visualize_reverse_process(
-        build(), image[0], rows=[row for row in ROW_NAMES if row != "mask"], panel_size=SIZE,
+        build(),
+        image[0],
+        rows=[row for row in ROW_NAMES if row != "mask"],
+        panel_size=SIZE,
     )
     assert less.height < strip.height
     assert less.width == strip.width
