@@ -101,10 +101,10 @@ class FrozenBackbone(nn.Module):
         if layers is None:
             layers = _last_of(known, strides)
         if not layers or (unknown := [layer for layer in layers if layer not in known]):
-            strides = ", ".join(f"{layer} (stride {stride})" for layer, stride in known.items())
+            there = ", ".join(f"{layer} (stride {stride})" for layer, stride in known.items())
             msg = (
                 f"backbone_layers={list(layers)}: {unknown if layers else 'none'} of these can be taken; expected "
-                f"layers of {name}, which are {strides}. Name one or more of them."
+                f"layers of {name}, which are {there}. Name one or more of them."
             )
             raise ValueError(msg)
         indices = [number for number, layer in enumerate(known) if layer in layers]

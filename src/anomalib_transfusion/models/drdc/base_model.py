@@ -285,8 +285,8 @@ def grid_of(image_size: Sequence[int], feature_stride: int) -> tuple[int, int]:
     if min(grid) < SMALLEST_GRID:
         msg = (
             f"feature_stride={feature_stride} leaves {grid[0]}x{grid[1]} tokens of an image of {height}x{width} "
-            f"pixels; expected at least {SMALLEST_GRID} a side, for each must see some beyond its window. Use a smaller "
-            "feature_stride, or larger images with the Resize of the pre-processor."
+            f"pixels; expected at least {SMALLEST_GRID} a side, for each must see some beyond its window. Use a "
+            "smaller feature_stride, or larger images with the Resize of the pre-processor."
         )
         raise ValueError(msg)
     return grid

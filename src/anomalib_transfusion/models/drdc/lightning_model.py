@@ -38,9 +38,9 @@ CATEGORIES_KEY = "drdc_categories"
 class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # type: ignore[misc]
     """DRDC: diffusion refinement with dual conditioning, one model for all categories (after Zhan et al. 2024).
 
-    After the published abstract; the details are ours. A transformer reconstructs features of a frozen network: a coarse
-    map. A diffusion model that knows the category paints disjoint parts of the image anew at full resolution; where it
-    differs from the image, the map is corrected. Learns from normal images of one category or several
+    After the published abstract; the details are ours. A transformer reconstructs features of a frozen network, for a
+    coarse map. A diffusion model that knows the category paints disjoint parts of the image anew at full resolution;
+    where it differs from the image, the map is corrected. Learns from normal images of one category or several
     (``MultiCategory``).
 
     Args:
@@ -61,8 +61,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         process: How hidden pixels are corrupted in training: ``shift`` takes them away altogether, ``ddpm`` adds noise.
         known: Whether the pixels that are not hidden are ``clean``, or as ``noisy`` as the others.
         test_conditioning: What ties an estimate to the image at test time: its ``known_pixels`` alone, its colors
-            around (``drift``), its ``low_frequency``, or ``guided`` noise.
-        conditioning_weight: Weight of ``guided``.
+            around (``drift``), or its ``low_frequency``.
         guidance_weight: Weight of the guidance without a classifier, which doubles the passes; 0 for none.
         category_dropout: Share of the training samples whose category is not told to the denoiser.
         category_confidence: Probability below which the category head leaves a category open.
@@ -128,7 +127,6 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         process: Process = "shift",
         known: Known = "clean",
         test_conditioning: Conditioning = "known_pixels",
-        conditioning_weight: float = 2.0,
         guidance_weight: float = 0.0,
         category_dropout: Annotated[float, Range(0, 1, "Use 0.1.")] = 0.1,
         category_confidence: float = 0.5,
@@ -156,7 +154,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         self.check_sizes()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Take the categories of the data before a training; callbacks may copy the model, so it has its size by then."""
+        """Take the categories of the data before a training; callbacks may copy the model then."""
         if self.trainer.training:
             self.names.learn(names_of_data(getattr(self.trainer, "datamodule", None)))
             self._fit_size()
@@ -175,7 +173,8 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
 
     def evaluate_batch(self, batch: ImageBatch) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
         """Evaluate the images of a batch with the categories that batch or data tell."""
-        return self.evaluate(batch.image, self.names.indices(batch, getattr(self._trainer, "datamodule", None)))  # type: ignore[arg-type]
+        categories = self.names.indices(batch, getattr(self._trainer, "datamodule", None))
+        return self.evaluate(batch.image, categories)  # type: ignore[arg-type]
 
     def evaluate(
         self,
@@ -205,7 +204,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
 
     @property
     def evaluation_passes(self) -> float:
-        """Passes of the denoiser for an image, of which a training step takes about three, and one of the base model."""
+        """Passes of the denoiser for an image, and one of the base model; a training step takes about three."""
         return 1 + (self.model.refinement.num_passes if self.model.gamma else 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -235,8 +234,8 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         """Build networks for the number of categories and the size that the pre-processor gives."""
         size = self.input_size or DEFAULT_IMAGE_SIZE
         given = self._given | {"image_size": tuple(size), "num_categories": len(self.names)}
-        parts = {name: value for part in (DrdcModel, BaseModel, Refinement) for name, value in taken_by(part, given).items()}
-        return DrdcModel(**parts)
+        parts = [taken_by(part, given) for part in (DrdcModel, BaseModel, Refinement)]
+        return DrdcModel(**{name: value for part in parts for name, value in part.items()})
 
     def _fit_size(self) -> None:
         """Build the networks anew where the number of categories or the size of the images has changed."""

@@ -4,6 +4,7 @@
 """The diffusion refinement: each pixel of an image is painted anew at several timesteps, without having been seen."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -42,7 +43,6 @@ class Refinement(nn.Module):
         process: How hidden pixels are corrupted in training: ``shift`` or ``ddpm``.
         known: Whether known pixels are ``clean`` or ``noisy``.
         test_conditioning: What is done to an estimate before the next timestep.
-        conditioning_weight: Weight of the conditioning ``guided``.
         filter_size: Side of the mean filter of the conditionings that have one, odd.
         guidance_weight: Weight w of the guidance without a classifier; with 0 a pass is a pass.
         passes_at_once: Number of images with a set each that are in the denoiser at once; more are run in turn.
@@ -73,7 +73,6 @@ class Refinement(nn.Module):
         process: Process,
         known: Known,
         test_conditioning: Conditioning,
-        conditioning_weight: Annotated[float, Range(0, 1000, "Use 2.")],
         filter_size: int,
         guidance_weight: Annotated[float, Range(0, 1000, "Use 0, which takes half the passes.")],
         passes_at_once: Annotated[int, Range(1, 100_000, "Use 16.")],
@@ -95,13 +94,12 @@ class Refinement(nn.Module):
         self.process: Process = process
         self.known: Known = known
         self.test_conditioning: Conditioning = test_conditioning
-        self.conditioning_weight = conditioning_weight
         self.filter_size = filter_size
         self.guidance_weight = guidance_weight
         self.passes_at_once = passes_at_once
         self.channels_last = channels_last
         # Before the network: they say of wrong cells what is wrong with them.
-        sets = [lattice_sets(*image_size, cell_size, num_sets) for cell_size in self.cell_sizes]
+        sets = [lattice_sets(image_size[0], image_size[1], cell_size, num_sets) for cell_size in self.cell_sizes]
         # None of these is in the state dict: they follow from the parameters.
         self.register_buffer("masks", torch.cat(sets), persistent=False)
         generator = torch.Generator().manual_seed(NOISE_SEED)
@@ -119,7 +117,7 @@ class Refinement(nn.Module):
 
     @property
     def num_passes(self) -> int:
-        """Passes of the denoiser for an image: one for each timestep, cell size and set; twice as many with guidance."""
+        """Passes of the denoiser for an image: one for each timestep, cell size and set, and two with guidance."""
         return len(self.timesteps) * len(self.masks) * (2 if self.guidance_weight else 1)
 
     def paint(self, images: Tensor, categories: Tensor) -> Tensor:
@@ -152,8 +150,8 @@ class Refinement(nn.Module):
         noise = self.noise.to(images.dtype)
         of_cell = len(self.cell_sizes)
         prediction = torch.cat([
-            fill(*parts, cell_size)
-            for *parts, cell_size in zip(seen.chunk(of_cell), masks.chunk(of_cell), self.cell_sizes, strict=True)
+            fill(part, mask, cell_size)
+            for part, mask, cell_size in zip(seen.chunk(of_cell), masks.chunk(of_cell), self.cell_sizes, strict=True)
         ])
         results = []
         for timestep in self.timesteps:
@@ -161,16 +159,7 @@ class Refinement(nn.Module):
             start = restart(prediction, seen, masks, level, noise, self.known)
             times = torch.full_like(chosen, timestep)
             prediction = self.denoise(start, masks, times, chosen)
-            prediction = condition(
-                self.test_conditioning,
-                prediction,
-                seen,
-                masks,
-                level,
-                noise,
-                self.filter_size,
-                self.conditioning_weight,
-            )
+            prediction = condition(self.test_conditioning, prediction, seen, masks, self.filter_size)
             parts = prediction.unflatten(0, (of_cell, self.num_sets, batch)).unbind()
             sets = self.masks.chunk(of_cell)
             painted = [assemble(part, mask) for part, mask in zip(parts, sets, strict=True)]
@@ -219,10 +208,10 @@ def _check_timesteps(timesteps: Sequence[int], schedule_length: int) -> None:
             f"schedule_length={schedule_length}. Use (250, 125, 50), or (250,) for speed."
         )
         raise ValueError(msg)
-    if any(later >= earlier for earlier, later in zip(timesteps, timesteps[1:], strict=False)):
+    if any(later >= earlier for earlier, later in pairwise(timesteps)):
         msg = (
-            f"timesteps={list(timesteps)} do not fall; expected the largest first, for the process goes from much noise "
-            f"to little. Use {sorted(set(timesteps), reverse=True)}."
+            f"timesteps={list(timesteps)} do not fall; expected the largest first, for the process goes from much "
+            f"noise to little. Use {sorted(set(timesteps), reverse=True)}."
         )
         raise ValueError(msg)
 

@@ -26,7 +26,6 @@ MAP_PARAMETERS = (
     "cell_sizes",
     "num_sets",
     "test_conditioning",
-    "conditioning_weight",
     "guidance_weight",
     "filter_size",
     "difference",

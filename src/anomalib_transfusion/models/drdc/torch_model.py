@@ -132,7 +132,7 @@ class DrdcModel(nn.Module):
         return
 
     @tiler.setter
-    def tiler(self, tiler: Any) -> None:  # noqa: ANN401
+    def tiler(self, tiler: Any) -> None:  # noqa: ANN401, PLR6301
         if tiler is not None:
             msg = (
                 f"tile_size={(tiler.tile_size_h, tiler.tile_size_w)}: the base model takes whole images of one size, "
