@@ -6,6 +6,7 @@
 import types
 
 import torch
+from lightning.pytorch import Trainer
 from message_table import Message, in_module
 
 from anomalib_transfusion.models.drdc.category import CategoryNames
@@ -47,6 +48,13 @@ def load_other_timesteps():
     build().on_load_checkpoint({**checkpoint, "state_dict": {f"model.{key}": 0 for key in ("refinement.x",)}})
 
 
+def use_other_maps_without_data():
+    model = build()
+    model.trainer = Trainer(logger=False, accelerator="cpu", devices=1)
+    model.measured_for = {**model._map_parameters(), "difference": "gradient"}
+    model._measure_for_test()
+
+
 def batch_of(category):
     return types.SimpleNamespace(image=torch.rand(1, 3, 8, 8), category=[category])
 
@@ -81,7 +89,7 @@ DRDC = [
                 "Use a smaller feature_stride", feature_stride=16),
         refused("neighbor_size={} is impossible", "neighbor_size=4", "expected an odd number", "Use 3 or 5",
                 neighbor_size=4),
-        refused("hidden_dim={} is impossible", "hidden_dim=20", "expected a multiple of 8", "Use 24", hidden_dim=20),
+        refused("hidden_dim={} is impossible", "hidden_dim=20", "expected a multiple of 8", "Use 16", hidden_dim=20),
     ),
     *in_module(
         "models/drdc/torch_model.py",
@@ -100,8 +108,8 @@ DRDC = [
         "models/drdc/category.py",
         refused("categories={} is impossible", "categories=['a', 'a']", "expected different names, at least one",
                 "Name each category once", categories=["a", "a"]),
-        Message("The training data has the category {}", lambda: CategoryNames(["a", "b"]).learn(["a", "c"]), ValueError,
-                "the category c", "expected a, b", "Train on the categories of the model"),
+        Message("The training data has the category {}", lambda: CategoryNames(["a", "b"]).learn(["a", "c"]),
+                ValueError, "the category c", "expected a, b", "Train on the categories of the model"),
         Message("The checkpoint is of {} categories", lambda: restored(["a", "b"], ["b", "a"]), ValueError,
                 "2 categories, b, a", "expected the same names in the same order", "Leave categories out"),
         Message("The category {} is none", lambda: CategoryNames(["a", "b"]).indices(batch_of("c"), None), UserWarning,
@@ -114,6 +122,12 @@ DRDC = [
         "models/drdc/lightning_model.py",
         Message("timesteps={} begin beyond", load_other_timesteps, ValueError,
                 "timesteps=[250, 50]", "expected at most that", "Choose smaller ones, or train with these"),
+    ),
+    *in_module(
+        "models/drdc/standardisation.py",
+        Message("The maps of normal images were measured", use_other_maps_without_data, UserWarning,
+                "other parameters than difference=absolute", "scores are off by a constant",
+                "Test once with the training data"),
     ),
     *in_module(
         "checks.py",
