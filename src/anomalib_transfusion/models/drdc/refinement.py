@@ -143,16 +143,16 @@ class Refinement(nn.Module):
             For each timestep what the denoiser is given, ``(n_k * n_s, B, 3, H, W)``, and what is painted,
             ``(n_k, B, 3, H, W)``.
         """
-        folds, batch = len(self.masks), len(images)
+        # Not len(): in an export, the number of images is a symbol.
+        folds, batch = self.masks.shape[0], images.shape[0]
+        counts = (len(self.cell_sizes), self.num_sets, batch)
         masks = self.masks.to(images.dtype).unsqueeze(1).expand(-1, batch, -1, -1, -1).flatten(0, 1)
         seen = images.expand(folds, *images.shape).flatten(0, 1)
         chosen = categories.expand(folds, batch).flatten()
         noise = self.noise.to(images.dtype)
-        of_cell = len(self.cell_sizes)
-        prediction = torch.cat([
-            fill(part, mask, cell_size)
-            for part, mask, cell_size in zip(seen.chunk(of_cell), masks.chunk(of_cell), self.cell_sizes, strict=True)
-        ])
+        of_cells = [x.unflatten(0, counts).flatten(1, 2).unbind() for x in (seen, masks)]
+        prediction = torch.cat([fill(*of_cell) for of_cell in zip(*of_cells, self.cell_sizes, strict=True)])
+        sets = self.masks.unflatten(0, counts[:2]).unbind()
         results = []
         for timestep in self.timesteps:
             level = self.alpha_bar[timestep].view(1, 1, 1, 1).to(images.dtype)
@@ -160,8 +160,7 @@ class Refinement(nn.Module):
             times = torch.full_like(chosen, timestep)
             prediction = self.denoise(start, masks, times, chosen)
             prediction = condition(self.test_conditioning, prediction, seen, masks, self.filter_size)
-            parts = prediction.unflatten(0, (of_cell, self.num_sets, batch)).unbind()
-            sets = self.masks.chunk(of_cell)
+            parts = prediction.unflatten(0, counts).unbind()
             painted = [assemble(part, mask) for part, mask in zip(parts, sets, strict=True)]
             results.append((start.unflatten(0, (folds, batch)), torch.stack(painted)))
         return results
