@@ -127,7 +127,7 @@ DRDC = [
         "models/drdc/standardisation.py",
         Message("The maps of normal images were measured", use_other_maps_without_data, UserWarning,
                 "other parameters than difference=absolute", "scores are off by a constant",
-                "Test once with the training data"),
+                "Give the test the data of the training"),
     ),
     *in_module(
         "checks.py",

@@ -238,8 +238,16 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         return DrdcModel(**{name: value for part in parts for name, value in part.items()})
 
     def _fit_size(self) -> None:
-        """Build the networks anew where the number of categories or the size of the images has changed."""
+        """Build the networks anew where the number of categories or the size of the images has changed.
+
+        What depends on neither keeps its weights: those of the backbone may be the user's own.
+        """
         size = tuple(self.input_size or DEFAULT_IMAGE_SIZE)
-        if (self.model.num_categories, self.model.image_size) != (len(self.names), size):
-            training = self.model.training
-            self.model = self._build().train(training)
+        before = self.model
+        if (before.num_categories, before.image_size) == (len(self.names), size):
+            return
+        self.model = self._build().to(before.statistics.device).train(before.training)
+        fitting = self.model.state_dict()
+        weights = before.state_dict().items()
+        kept = {name: weight for name, weight in weights if weight.shape == fitting[name].shape}
+        self.model.load_state_dict(kept, strict=False)

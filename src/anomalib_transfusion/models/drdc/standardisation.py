@@ -132,7 +132,7 @@ class MeasuresNormalMaps(LightningModule):
         rank_zero_warn(
             f"The maps of normal images were measured with other parameters than {differing}, and the data has no "
             "training images to measure them anew; scores are off by a constant, and the weight gamma by a factor. "
-            "Test once with the training data (--data), and keep that checkpoint, or use the training's parameters.",
+            "Give the test the data of the training (--data), or the parameters of the training.",
         )
 
     def _training_images(self) -> tuple[Any, dict[int, list[int]]] | None:
