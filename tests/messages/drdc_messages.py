@@ -6,31 +6,16 @@
 import types
 
 import torch
+from contract_models import DRDC as TINY
 from lightning.pytorch import Trainer
 from message_table import Message, in_module
 
 from anomalib_transfusion.models.drdc.category import CategoryNames
 from anomalib_transfusion.models.drdc.denoiser import Denoiser
-from anomalib_transfusion.models.drdc.lightning_model import Drdc
-
-SMALL = {
-    "categories": ["a", "b"],
-    "backbone": "tf_efficientnet_lite0",
-    "feature_stride": 8,
-    "hidden_dim": 16,
-    "num_layers": 1,
-    "neighbor_size": 1,
-    "base_channels": 8,
-    "channel_multipliers": (1, 2),
-    "num_blocks": 1,
-    "timesteps": (250, 50),
-    "cell_sizes": (4, 8),
-}
 
 
-def build(side=32, **parameters):
-    pre_processor = Drdc.configure_pre_processor((side, side))
-    return Drdc(pre_processor=pre_processor, visualizer=False, **{**SMALL, **parameters})
+def build(**parameters):
+    return TINY.build(**{"categories": ["a", "b"], **parameters})
 
 
 def refused(start, value, expectation, remedy, **parameters):
@@ -44,8 +29,8 @@ def out_of_range(value, expectation, remedy, **parameters):
 
 
 def load_other_timesteps():
-    checkpoint = {"state_dict": build().state_dict(), "hyper_parameters": {"timesteps": [100]}}
-    build().on_load_checkpoint({**checkpoint, "state_dict": {f"model.{key}": 0 for key in ("refinement.x",)}})
+    weights = dict.fromkeys(map("model.{}".format, build().model.state_dict()))
+    build().on_load_checkpoint({"state_dict": weights, "hyper_parameters": {"timesteps": [8]}})
 
 
 def use_other_maps_without_data():
@@ -76,10 +61,10 @@ DRDC = [
     ),
     *in_module(
         "models/drdc/refinement.py",
-        refused("timesteps={} is impossible", "timesteps=[1000]", "expected numbers from 1 to 999",
-                "Use (250, 125, 50)", timesteps=(1000,)),
-        refused("timesteps={} do not fall", "timesteps=[50, 250]", "expected the largest first", "Use [250, 50]",
-                timesteps=(50, 250)),
+        refused("timesteps={} is impossible", "timesteps=[30]", "expected numbers from 1 to 29",
+                "Use (250, 125, 50)", timesteps=(30,)),
+        refused("timesteps={} do not fall", "timesteps=[4, 12]", "expected the largest first", "Use [12, 4]",
+                timesteps=(4, 12)),
         refused("cell_sizes={} is impossible", "cell_sizes=[4, 4]", "expected different numbers of pixels",
                 "Use (8, 16) for images of 256 pixels", cell_sizes=(4, 4)),
     ),
@@ -121,7 +106,7 @@ DRDC = [
     *in_module(
         "models/drdc/lightning_model.py",
         Message("timesteps={} begin beyond", load_other_timesteps, ValueError,
-                "timesteps=[250, 50]", "expected at most that", "Choose smaller ones, or train with these"),
+                "timesteps=[12, 4]", "expected at most that", "Choose smaller ones, or train with these"),
     ),
     *in_module(
         "models/drdc/standardisation.py",

@@ -6,33 +6,18 @@
 import pytest
 import skimage
 import torch
+from contract_models import DRDC as TINY
 from PIL import Image
 
 from anomalib_transfusion import visualize_reverse_process
 from anomalib_transfusion.models.drdc.film_strip import ROW_NAMES, moments_of
-from anomalib_transfusion.models.drdc.lightning_model import Drdc
 
 SIZE = 32
-TINY = {
-    "categories": ["a", "b"],
-    "backbone": "tf_efficientnet_lite0",
-    "feature_stride": 8,
-    "hidden_dim": 16,
-    "num_layers": 1,
-    "neighbor_size": 1,
-    "base_channels": 8,
-    "channel_multipliers": (1, 2),
-    "num_blocks": 1,
-    "timesteps": (250, 50),
-    "cell_sizes": (4, 8),
-    "precision": "single",
-}
 
 
 def build(**parameters):
     torch.manual_seed(0)
-    pre_processor = Drdc.configure_pre_processor((SIZE, SIZE))
-    return Drdc(pre_processor=pre_processor, visualizer=False, **{**TINY, **parameters}).eval()
+    return TINY.build((SIZE, SIZE), **{"categories": ["a", "b"], "precision": "single", **parameters}).eval()
 
 
 @pytest.fixture
@@ -41,7 +26,7 @@ def image():
     return torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None, :, 60:92, 190:222] / 255
 
 
-def moments(model, image, timesteps=(250, 50)):
+def moments(model, image, timesteps=(12, 4)):
     """Return the moments with their panels as tensors, as they are given to be drawn."""
     return moments_of(model.model, image, timesteps, lambda panel: panel)
 
@@ -49,11 +34,11 @@ def moments(model, image, timesteps=(250, 50)):
 def test_panels_are_those_of_the_process(image):
     model = build().model
     predictions, found = model.predict(image)
-    base, *passes, result = moments_of(model, image, (250, 50), lambda panel: panel)
+    base, *passes, result = moments_of(model, image, (12, 4), lambda panel: panel)
     x = 2 * image - 1
     expected = [
         (timestep, cell, given[4 * number], painted[number])
-        for timestep, (given, painted) in zip((250, 50), model.refinement.steps(x, found.categories), strict=True)
+        for timestep, (given, painted) in zip((12, 4), model.refinement.steps(x, found.categories), strict=True)
         for number, cell in enumerate((4, 8))
     ]
     for moment, (timestep, cell, given, painted) in zip(passes, expected, strict=True):
@@ -78,8 +63,8 @@ def test_panels_are_those_of_the_process(image):
 def test_what_is_not_asked_for_is_not_shown(image):
     model = build()
     every = moments(model, image)
-    late = moments(model, image, [50])
-    assert [moment.timestep for moment in late] == [None, 50, 50, None]
+    late = moments(model, image, [4])
+    assert [moment.timestep for moment in late] == [None, 4, 4, None]
     # It went through the earlier timestep all the same.
     assert torch.equal(late[1].panels["image"], every[3].panels["image"])
 
