@@ -199,8 +199,10 @@ def test_one_category(root, tmp_path):
     assert torch.equal(state["model.statistics"][0], state["model.statistics"][1])
 
 
-def test_averaged_weights_are_those_that_are_measured(root, tmp_path):
-    run = engine(tmp_path, callbacks=[EMAWeightAveraging(decay=0.5)])
+@pytest.mark.parametrize("validated", [True, False])
+def test_averaged_weights_are_those_that_are_measured(root, tmp_path, validated):
+    arguments = {} if validated else {"limit_val_batches": 0}
+    run = engine(tmp_path, callbacks=[EMAWeightAveraging(decay=0.5)], **arguments)
     run.fit(build(), datamodule=several(root))
     loaded = Drdc.load_from_checkpoint(checkpoint_of(run))
     kept = loaded.model.statistics.clone()

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from anomalib_transfusion.training.averaging import averaged_weights, share_unlearned
 from anomalib_transfusion.training.numerics import seeded
 
 from .category import CategoryNames, names_of_data
@@ -50,6 +51,7 @@ class MeasuresNormalMaps(LightningModule):
         """Parameters of the maps that were measured; ``None`` where none were."""
 
         self._trained_since = False
+        self._measured: tuple[Tensor, ...] | None = None
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Note that the weights have changed."""
@@ -61,8 +63,16 @@ class MeasuresNormalMaps(LightningModule):
         super().on_validation_epoch_start()
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.measure_normal_maps()
+            self._measured = _copied(self.model)
         else:
             self._measure_for_test()
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep what was measured: averaged weights, which are validated, take their tables away with them."""
+        super().on_validation_epoch_end()
+        if self._measured is not None:
+            self._keep(self._measured)
+            self._measured = None
 
     def on_test_epoch_start(self) -> None:
         """Measure anew where the maps are others than those of the training."""
@@ -80,7 +90,10 @@ class MeasuresNormalMaps(LightningModule):
         trainer = self.trainer
         last = trainer.should_stop or trainer.fit_loop.epoch_loop.done or self.current_epoch + 1 == trainer.max_epochs
         if self._trained_since and last and not trainer.enable_validation:
-            self.measure_normal_maps()
+            with averaged_weights(self):
+                self.measure_normal_maps()
+                measured = _copied(self.model)
+            self._keep(measured)
 
     def on_train_end(self) -> None:
         """Measure the maps of the final weights, unless that was done."""
@@ -114,6 +127,12 @@ class MeasuresNormalMaps(LightningModule):
         self.measured_for = self._map_parameters()
         self._trained_since = False
         return True
+
+    def _keep(self, measured: tuple[Tensor, ...]) -> None:
+        """Have the tables that were measured in the model in training, and in the averaged one."""
+        for table, value in zip(_tables(self.model), measured, strict=True):
+            table.copy_(value)
+        share_unlearned(self)
 
     def _map_parameters(self) -> dict[str, Any]:
         """Return what the maps depend on, as plain values that a checkpoint returns as they are."""
@@ -167,3 +186,13 @@ class MeasuresNormalMaps(LightningModule):
         transform = getattr(self.pre_processor, "transform", None)
         batch = image[None].float()
         return batch if transform is None else transform(batch)
+
+
+def _tables(model: DrdcModel) -> tuple[Tensor, Tensor]:
+    """Return what is measured of a model, the tables themselves."""
+    return model.statistics, model.base_scores
+
+
+def _copied(model: DrdcModel) -> tuple[Tensor, ...]:
+    """Return copies of what is measured of a model."""
+    return tuple(table.clone() for table in _tables(model))
