@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_transfusion import DiffusionAD, TransFusion
+from anomalib_transfusion import DiffusionAD, Drdc, TransFusion
 from paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")])
@@ -22,6 +22,7 @@ COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
 SMALL = {
     TransFusion: {"base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()},
     DiffusionAD: {"base_channels": 32, "channel_multipliers": (1,), "attention_levels": (), "segmentation_width": 1},
+    Drdc: {"backbone": "test_efficientnet", "base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()},
 }
 
 

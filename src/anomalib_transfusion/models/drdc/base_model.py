@@ -42,7 +42,7 @@ class Reconstruction(NamedTuple):
 
 
 def jitter(tokens: Tensor, noise: Tensor, scale: float) -> Tensor:
-    """Add noise to tokens in proportion to their length: f + scale * (|f| / C) * noise (UniAD, Section 3.3).
+    """Add noise to tokens in proportion to their length: f + scale * norm(f) / C * noise (UniAD, Section 3.3).
 
     Args:
         tokens: Tokens f, ``(B, N, C)``.
