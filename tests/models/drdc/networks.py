@@ -6,24 +6,11 @@
 from typing import Any
 
 import torch
+from contract_models import DRDC
 
 from anomalib_transfusion import Drdc
 
-TINY = {
-    "backbone": "test_efficientnet",
-    "feature_stride": 8,
-    "hidden_dim": 8,
-    "num_layers": 1,
-    "schedule_length": 30,
-    "timesteps": (12, 4),
-    "cell_sizes": (4, 8),
-    "base_channels": 8,
-    "channel_multipliers": (1, 2),
-    "num_blocks": 1,
-    "statistics_images": 2,
-    "learning_rate": 1e-3,
-    "precision": "single",
-}
+TINY = {**DRDC.tiny, "backbone": "test_efficientnet"}
 
 
 def build(image_size: tuple[int, int] = (32, 32), **parameters: Any) -> Drdc:
