@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
+from commands import typed
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -27,10 +28,9 @@ import gpu
 
 def run(script: str, folder: Path, *arguments: str, code: int = 0, timeout: int = 300) -> str:
     """Run a benchmark into a folder, and return what it prints."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--size", "tiny"]
     # What is exported for a CPU runs on one.
-    command += ["--output", str(folder), *arguments, *([] if script == "exported.py" else ["--device", "cpu"])]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=folder)
+    given = ["--size", "tiny", "--output", folder, *([] if script == "exported.py" else ["--device", "cpu"])]
+    result = typed(ROOT / "benchmarks" / script, *given, *arguments, folder=folder, seconds=timeout)
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
 
