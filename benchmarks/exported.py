@@ -1,137 +1,276 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How much accuracy the exported models lose: AUROC and size of each on the demo data.
+"""What people deploy: images per second and memory of PyTorch, ONNX Runtime, OpenVINO, and their accuracy.
 
-    make demo
-    python benchmarks/exported.py results/TransFusion/DemoSurface/brick/latest/weights/lightning/model.ckpt
+    python benchmarks/exported.py TransFusion=model.ckpt                                    # demo surface
+    python benchmarks/exported.py TransFusion=fast.ckpt Patchcore=other.ckpt --root datasets/MVTecAD --category bottle
 
-writes ``results/exported.md``.
+Any of anomalib's models that can be exported, from checkpoints. The formats of a model, a number of passes and a batch
+alternate round by round, and a ratio is that of their median times: above 1 is faster than PyTorch in single precision.
+Scores are the model's own, before a post-processor clips them. With ``--size tiny``, ``TransFusion=tiny`` is a network
+that was not trained, which tries the script.
 """
 
 import argparse
-import platform
-import tempfile
+import statistics
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
 
+import anomalib.models
 import numpy as np
 import onnxruntime
 import openvino
-import pandas as pd
 import torch
-from anomalib.data.utils import read_image
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.deploy import CompressionType
-from sklearn.metrics import roc_auc_score
+from anomalib.models import AnomalibModule
 
-from anomalib_transfusion import DemoSurface, TransFusion
-from anomalib_transfusion.benchmark.tables import markdown_of
+import record
+from anomalib_transfusion.benchmark.measure import MIB, resident_memory, restart_peak
+from contenders import SUBJECTS
+from passes import METRICS, load_data, measure
 
-Predict = Callable[[np.ndarray], tuple[np.ndarray, float]]
+# Images of shape (B, 3, H, W) to scores (B,) and maps (B, 1, H, W).
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Load = Callable[[], Predict]
+
+BASELINE = "PyTorch, single precision"
+COMPRESSIONS = {"INT8 weights": CompressionType.INT8, "INT8, calibrated": CompressionType.INT8_PTQ}
+COLUMNS = {
+    "images_per_second": "images/s",
+    "ratio": "times PyTorch",
+    "image_AUROC": "image AUROC",
+    "pixel_AUPRO": "AUPRO",
+    "image_AUROC_change": "change",
+    "pixel_AUPRO_change": "change of AUPRO",
+    "file_mib": "file, MiB",
+    "peak_memory_mib": "peak, MiB",
+}
 
 
-def with_torch(model: TransFusion) -> Predict:
-    """Predict with the model itself."""
+def load_model(name: str, checkpoint: str, passes: int | None) -> AnomalibModule:
+    """Read a checkpoint of any model; ``tiny`` stands for a network of ours that was not trained."""
+    parameters: dict[str, Any] = {} if passes is None else {"num_inference_steps": passes}
+    model_class = getattr(anomalib.models, name)
+    if checkpoint == "tiny":
+        torch.manual_seed(0)
+        parameters |= SUBJECTS[name].networks["tiny"]
+        model = model_class(pre_processor=model_class.configure_pre_processor((64, 64)), visualizer=False, **parameters)
+    else:
+        model = model_class.load_from_checkpoint(checkpoint, map_location="cpu", **parameters)
+    model.post_processor = None
+    return model.eval()
 
-    @torch.no_grad()
-    def predict(image: np.ndarray) -> tuple[np.ndarray, float]:
-        result = model(torch.from_numpy(image))
-        return result.anomaly_map[0, 0].numpy(), float(result.pred_score)
+
+def with_torch(name: str, checkpoint: str, passes: int | None, precision: str | None) -> Predict:
+    """Predict with the model itself, in a precision if it is one of ours."""
+    model = load_model(name, checkpoint, passes)
+    if precision is not None:
+        model.model.precision = precision  # type: ignore[union-attr,assignment]
+
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            result = model(torch.from_numpy(images))
+        return result.pred_score.float().numpy(), result.anomaly_map.float().numpy()
 
     return predict
 
 
-def with_onnxruntime(path: Path) -> Predict:
+def with_onnxruntime(path: Path, threads: int) -> Predict:
     """Predict with ONNX Runtime."""
-    session = onnxruntime.InferenceSession(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options)
 
-    def predict(image: np.ndarray) -> tuple[np.ndarray, float]:
-        score, anomaly_map = session.run(["pred_score", "anomaly_map"], {"input": image})
-        return anomaly_map[0, 0], float(score[0])
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        score, anomaly_map = session.run(["pred_score", "anomaly_map"], {session.get_inputs()[0].name: images})
+        return score, anomaly_map
 
     return predict
 
 
-def with_openvino(path: Path, precision: str) -> Predict:
+def with_openvino(path: Path, precision: str, threads: int) -> Predict:
     """Predict with OpenVINO in single precision (``f32``) or in bfloat16 (``bf16``)."""
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
 
-    def predict(image: np.ndarray) -> tuple[np.ndarray, float]:
-        result = compiled(image)
-        return result["anomaly_map"][0, 0], float(result["pred_score"][0])
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        result = compiled(images)
+        return result["pred_score"], result["anomaly_map"]
 
     return predict
 
 
-def measure(predict: Predict, images: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, object]:
-    """Predict each image, and compute AUROC of images and pixels."""
-    predicted = [predict(image) for image in images]
-    maps = np.stack([anomaly_map for anomaly_map, _ in predicted])
-    truth = np.stack(masks)
-    return {
-        "maps": maps,
-        "image AUROC": roc_auc_score(truth.any(axis=(1, 2)), [score for _, score in predicted]),
-        "pixel AUROC": roc_auc_score(truth.ravel(), maps.ravel()),
-    }
+def export(model: AnomalibModule, data: AnomalibDataModule, folder: Path, threads: int) -> dict[str, tuple[Load, Path]]:
+    """Export a model in every way; a way that fails is left out, with its reason in print.
+
+    Returns:
+        By the name of a format, what loads it and the folder of its files.
+    """
+    size = getattr(model, "input_size", None)
+    loads: dict[str, tuple[Load, Path]] = {}
+    path = model.to_onnx(folder / "onnx", input_size=size)
+    loads["ONNX Runtime"] = (partial(with_onnxruntime, path, threads), path.parent)
+    path = model.to_openvino(folder / "openvino", input_size=size)
+    for label, precision in {"single precision": "f32", "bfloat16": "bf16"}.items():
+        loads[f"OpenVINO, {label}"] = (partial(with_openvino, path, precision, threads), path.parent)
+    for label, compression in COMPRESSIONS.items():
+        try:
+            path = model.to_openvino(
+                folder / compression.value,
+                input_size=size,
+                compression_type=compression,
+                datamodule=data,
+            )
+        except (RuntimeError, ValueError) as error:
+            print(f"OpenVINO, {label}: left out, {error}", flush=True)
+            continue
+        loads[f"OpenVINO, {label}"] = (partial(with_openvino, path, "f32", threads), path.parent)
+    return loads
+
+
+def peak_memory(load: Load, images: np.ndarray) -> float | None:
+    """Return by how much the memory of a process of its own grows while a format is loaded and predicts, in MiB."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_peak, args=(theirs, load, images))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def _peak(connection: Connection, load: Load, images: np.ndarray) -> None:
+    torch.set_num_threads(1)
+    told = restart_peak()
+    before = resident_memory("VmRSS")
+    load()(images)
+    peak = resident_memory("VmHWM")
+    connection.send((peak - before) / MIB if told and before is not None and peak is not None else None)
+
+
+def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
+    """Compute image AUROC, pixel AUROC and AUPRO of all test images."""
+    found = []
+    for batch in batches:
+        scores, maps = predict(batch.image.numpy())
+        found.append((torch.from_numpy(np.atleast_1d(np.squeeze(scores))), torch.from_numpy(maps.copy())))
+    return measure(batches, found)
+
+
+def compare(
+    loads: dict[str, tuple[Load, Path | None]],
+    batches: list[ImageBatch],
+    batch: int,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Measure the formats of a model, of which the first is what ratios and changes refer to."""
+    images = torch.cat([part.image for part in batches])[:batch].contiguous().numpy()
+    ready = {name: load() for name, (load, _) in loads.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    for number in range(options.rounds + 1):
+        for name, predict in ready.items():
+            start = perf_counter()
+            predict(images)
+            # The first round is what a backend does once.
+            if number:
+                seconds[name].append(perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    rows: list[dict[str, Any]] = []
+    for name, predict in ready.items():
+        load, folder = loads[name]
+        row: dict[str, Any] = {"format": name, "batch": len(images)}
+        row |= {"images_per_second": len(images) / medians[name], "ratio": medians[BASELINE] / medians[name]}
+        row |= accuracy(predict, batches)
+        for metric in METRICS:
+            row[f"{metric}_change"] = row[metric] - (rows[0] if rows else row)[metric]
+        row["file_mib"] = None if folder is None else sum(f.stat().st_size for f in folder.iterdir()) / MIB
+        row["peak_memory_mib"] = peak_memory(load, images) if options.memory else None
+        rows.append(row)
+    return rows
+
+
+def read_images(data: AnomalibDataModule, size: tuple[int, int]) -> list[ImageBatch]:
+    """Read all test images at the size that the model takes, as exported models get them; masks of the same size."""
+    batches = []
+    for batch in data.test_dataloader():
+        image = torch.nn.functional.interpolate(batch.image, size, mode="bilinear", antialias=True).clamp(0, 1)
+        mask = torch.nn.functional.interpolate(batch.gt_mask[:, None].float(), size).bool()[:, 0]
+        batches.append(ImageBatch(image=image, gt_label=batch.gt_label, gt_mask=mask))
+    return batches
 
 
 def main() -> None:
-    """Export a checkpoint in every way, and write the table."""
+    """Export each checkpoint in every way, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--category", default="brick", help="category of the demo data (default: brick)")
-    parser.add_argument("--output", type=Path, default=Path("results/exported.md"))
-    arguments = parser.parse_args()
+    parser.add_argument("models", nargs="+", metavar="CLASS=CHECKPOINT", help="a model's class and its checkpoint")
+    parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
+    parser.add_argument("--category", default="brick")
+    parser.add_argument("--passes", type=int, nargs="+", default=[], help="num_inference_steps, of models that have it")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="a process less for each row")
+    parser.add_argument("--size", choices=("tiny", "full"), default="full")
+    parser.add_argument("--name", default="exported", help="name of the result")
+    parser.add_argument("--output", type=Path, default=record.ROOT / "results" / "bench")
+    options = parser.parse_args()
+    given = [text.partition("=")[::2] for text in options.models]
+    if wrong := [name for name, _ in given if not hasattr(anomalib.models, name)]:
+        parser.error(f"{wrong[0]!r} is no model of anomalib's. Write CLASS=CHECKPOINT, as TransFusion=model.ckpt.")
 
-    model = TransFusion.load_from_checkpoint(arguments.checkpoint, map_location="cpu").eval()
-    data = DemoSurface(category=arguments.category, num_workers=0)
-    data.prepare_data()
-    data.setup()
-    size = model.input_size
-    images, masks = [], []
-    for item in data.test_data:
-        images.append(read_image(item.image_path, as_tensor=True)[None].numpy())
-        mask = item.gt_mask[None, None].float()
-        masks.append(torch.nn.functional.interpolate(mask, size).bool()[0, 0].numpy())
-
-    rows = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        # What is exported computes in single precision, whatever the model prefers on this processor.
-        for label, own_precision in {"PyTorch": "single", "PyTorch, computed in bf16": "bfloat16"}.items():
-            model.model.precision = own_precision
-            rows[label] = measure(with_torch(model), images, masks) | {"MiB": float("nan")}
-        path = model.to_onnx(root)
-        rows["ONNX Runtime"] = measure(with_onnxruntime(path), images, masks) | {"MiB": mebibytes(path.parent)}
-        for compression in (None, CompressionType.FP16, CompressionType.INT8, CompressionType.INT8_PTQ):
-            name = compression.value if compression else "fp32"
-            path = model.to_openvino(root / name, compression_type=compression, datamodule=data)
-            for precision in ("f32", "bf16") if compression is None else ("f32",):
-                label = f"OpenVINO {name}{', computed in bf16' if precision == 'bf16' else ''}"
-                rows[label] = measure(with_openvino(path, precision), images, masks) | {"MiB": mebibytes(path.parent)}
-                print(label, {key: value for key, value in rows[label].items() if key != "maps"}, flush=True)
-
-    table = pd.DataFrame(rows).T
-    own = table.loc["PyTorch"]
-    table["largest difference of a map"] = [float(np.abs(maps - own["maps"]).max()) for maps in table["maps"]]
-    for metric in ("image AUROC", "pixel AUROC"):
-        table[f"change of {metric}"] = table[metric] - own[metric]
-    text = (
-        f"# What exporting costs\n\n{len(images)} images of the demo data ({arguments.category}), on "
-        f"{platform.machine()}; torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, "
-        f"openvino {version('openvino')}, nncf {version('nncf')}, anomalib {version('anomalib')}.\n\n"
-        f"    python benchmarks/exported.py CHECKPOINT_OF_MAKE_DEMO\n\n"
-        f"{markdown_of(table.drop(columns='maps'))}\n"
-    )
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text, encoding="utf-8")
-    print(text)
+    device = torch.device("cpu")
+    path = record.result_path(options.output, f"{options.name}-{options.category}", device)
+    rows: list[dict[str, Any]] = []
+    result = {"benchmark": path.stem, "finished": False, **record.header(device), "rows": rows}
+    threads = torch.get_num_threads()
+    options.output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as temporary:
+        options.batch, sizes = max(options.batch), options.batch
+        data = load_data(options, Path(temporary) / "data")
+        data.prepare_data()
+        data.setup()
+        for number, (name, checkpoint) in enumerate(given):
+            has_passes = "num_inference_steps" in load_model(name, checkpoint, None).hparams
+            for passes in options.passes or [None] if has_passes else [None]:
+                model = load_model(name, checkpoint, passes)
+                height, width = model.pre_processor.transform(torch.zeros(1, 3, 64, 64)).shape[-2:]  # type: ignore[union-attr,operator,misc]
+                batches = read_images(data, (height, width))
+                own = hasattr(model.model, "precision")
+                loads: dict[str, tuple[Load, Path | None]] = {
+                    BASELINE: (partial(with_torch, name, checkpoint, passes, "single" if own else None), None),
+                }
+                if own:
+                    loads["PyTorch, bfloat16"] = (partial(with_torch, name, checkpoint, passes, "bfloat16"), None)
+                    loads["PyTorch, default"] = (partial(with_torch, name, checkpoint, passes, None), None)
+                loads |= export(model, data, Path(temporary) / f"{number}-{passes}", threads)
+                for batch in sizes:
+                    label = {"model": name, "passes": passes, "pixels": [height, width]}
+                    rows += [label | row for row in compare(loads, batches, batch, options)]
+                    record.write(path, result)
+        result["finished"] = True
+        record.write(path, result)
+    show(rows, f"{path.stem}, {record.device_name(device)}, {threads} threads", path)
 
 
-def mebibytes(folder: Path) -> float:
-    """Add up the files of an exported model."""
-    return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+def show(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Print the table."""
+    lines = []
+    for row in rows:
+        passes = "" if row["passes"] is None else f", {row['passes']} passes"
+        numbers = ["" if row[name] is None else f"{row[name]:.4g}" for name in COLUMNS]
+        lines.append([f"{row['model']}{passes}, batch {row['batch']}: {row['format']}", *numbers])
+    record.show(title, ["", *COLUMNS.values()], lines, [f"Written to {path}"])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Commands as a person types them, each in a process of its own.
+"""Commands and scripts as a person types them, each in a process of its own.
 
 Nearly all that a command in a test computes is the import of its libraries: ten seconds. Here one server imports those
-of others once, and each command is a fork of it, with its own folder, environment, arguments and output. What an import
-itself does is tested in ``registration``, with interpreters that are started anew. So are commands that need other
-variables than ``ENVIRONMENT`` while they import, as ``HF_HUB_OFFLINE`` in ``benchmark/test_quality.py``.
+of others once, and each command or script is a fork of it, with its own folder, environment, arguments and output.
+What an import itself does is tested in ``registration``, with interpreters that are started anew. So are commands that
+need other variables than ``ENVIRONMENT`` while they import, as ``HF_HUB_OFFLINE`` in ``benchmark/test_quality.py``.
 """
 
 import os
+import runpy
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Finished(NamedTuple):
 
 
 def typed(
-    program: str,
+    program: str | Path,
     *arguments: object,
     folder: Path,
     environment: Mapping[str, str] | None = None,
@@ -45,7 +46,7 @@ def typed(
     """Run a command to its end.
 
     Args:
-        program: ``anomalib`` or ``anomalib-transfusion``.
+        program: ``anomalib``, ``anomalib-transfusion``, or the path of a script.
         arguments: What follows it.
         folder: Where it is typed.
         environment: Further variables of its environment.
@@ -70,7 +71,7 @@ def typed(
 
 
 def _run(
-    program: str,
+    program: str | Path,
     arguments: list[str],
     folder: Path,
     environment: Mapping[str, str],
@@ -84,5 +85,10 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [str(Path(sys.executable).with_name(program)), *arguments]
-    import_module(MAINS[program]).main()
+    if isinstance(program, Path):
+        sys.argv = [str(program), *arguments]
+        sys.path.insert(0, str(program.parent))
+        runpy.run_path(str(program), run_name="__main__")
+    else:
+        sys.argv = [str(Path(sys.executable).with_name(program)), *arguments]
+        import_module(MAINS[program]).main()

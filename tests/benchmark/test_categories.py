@@ -4,11 +4,7 @@
 """One model for all categories beside one model a category: the command, its rows, shares of time and the report."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,9 +17,9 @@ from anomalib_transfusion.benchmark.pipeline import _read
 from anomalib_transfusion.benchmark.report import report
 from anomalib_transfusion.benchmark.rows import Row, check_rows, expand
 from anomalib_transfusion.benchmark.training import Training
+from commands import typed
 from paths import ROOT
 
-BIN = Path(sys.executable).parent
 ALL_AND_EACH = [["grass", "brick"], "brick", ["grass"]]
 
 
@@ -58,13 +54,12 @@ def ran(tmp_path_factory):
     (folder / "benchmark.yaml").write_text(yaml.safe_dump(config))
 
     def run(*arguments):
-        environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
-        done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = typed(*arguments, folder=folder)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout
 
-    printed = run(BIN / "anomalib", "benchmark", "--config", "benchmark.yaml")
-    run(BIN / "anomalib-transfusion", "report", "out")
+    printed = run("anomalib", "benchmark", "--config", "benchmark.yaml")
+    run("anomalib-transfusion", "report", "out")
     return folder, printed
 
 

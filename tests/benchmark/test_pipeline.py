@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning import seed_everything
 
+from commands import typed
 from conftest import SURFACE, TINY
 
 ANOMALIB = Path(sys.executable).with_name("anomalib")
@@ -199,12 +200,6 @@ def test_config_without_output_dir_is_anomalibs_own(tmp_path, surface_root):
         "seed",
     }
     # The report reads anomalib's own file, too.
-    report = subprocess.run(
-        [str(ANOMALIB.with_name("anomalib-transfusion")), "report", str(written), "--output", "report"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    report = typed("anomalib-transfusion", "report", written, "--output", "report", folder=tmp_path)
     assert report.returncode == 0, report.stderr
     assert f"| brick | **{100 * table['image_AUROC'][0]:.1f}** |" in (tmp_path / "report/report.md").read_text()

@@ -192,6 +192,29 @@ def test_maps_of_the_ablation_are_of_one_training_and_stand_beside_the_paper():
     assert all(len(note) == 1 for name, note in notes.items() if name != "TransFusion")
 
 
+def test_each_model_is_trained_for_the_same_minutes():
+    _, _, rows = read("minutes", "cpu", "training_minutes=3", "category=screw")
+    check_rows(rows)
+    trained = {row.name: row.minutes for row in rows}
+    assert trained.pop("Patchcore") is None
+    assert {"TransFusion", "TransFusion, fast", "DiffusionAD", "Draem"} == trained.keys()
+    assert set(trained.values()) == {3}
+
+
+def test_each_change_of_diffusion_ad_is_one():
+    """Every row differs from the base in what its name says: a parameter, both rates, or the trainer's callbacks."""
+    _, options, rows = read("diffusion_ad")
+    check_rows(rows)
+    base = rows[0]
+    assert (base.name, options.baseline) == ("base", "base")
+    for row in rows[1:]:
+        given, own = base.model["init_args"], row.model["init_args"]
+        changed = [name for name in own if own[name] != given.get(name)]
+        assert given.keys() <= own.keys()
+        both_rates = ["learning_rate", "segmentation_learning_rate"]
+        assert len(changed) == 1 or changed == both_rates or (not changed and row.trainer != base.trainer), row.name
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_quality_passes_what_it_is_given():
     variables = ["MINUTES=70", "CATEGORY=screw", "DATASETS=/data", "ARGUMENTS=--set image_size=128"]

@@ -4,9 +4,6 @@
 """Reports of benchmarks: numbers against arithmetic by hand, what is said about what is missing, and the files."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +12,7 @@ from PIL import Image
 
 from anomalib_transfusion.benchmark.load import load
 from anomalib_transfusion.benchmark.report import report
-
-COMMAND = Path(sys.executable).with_name("anomalib-transfusion")
+from commands import typed
 
 # Model, data set, category, seed, image AUROC, AUPRO, images per second; no number: failed.
 ROWS = [
@@ -74,8 +70,7 @@ def reported(tmp_path_factory):
     frame = table()
     for dataset in ("MVTec", "Visa"):
         write(folder / dataset, frame[frame["dataset"] == dataset])
-    command = [str(COMMAND), "report", "MVTec", "Visa", "--output", "made"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = typed("anomalib-transfusion", "report", "MVTec", "Visa", "--output", "made", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "made/report.md" in done.stdout.replace("\\", "/")
     return folder / "made", (folder / "made/report.md").read_text(encoding="utf-8")
@@ -214,13 +209,7 @@ def test_what_is_no_result_is_refused(tmp_path, content, said):
 
 
 def test_errors_are_a_line_on_the_command_line(tmp_path):
-    done = subprocess.run(
-        [str(COMMAND), "report", "nowhere"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = typed("anomalib-transfusion", "report", "nowhere", folder=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "anomalib-transfusion: There is no nowhere. Pass the output_dir of a benchmark, or a results.csv."

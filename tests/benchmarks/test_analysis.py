@@ -3,8 +3,6 @@
 
 """Failures: the arithmetic behind the page, and the page as a person asks for it."""
 
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 
 from anomalib_transfusion.benchmark.detection import Found
+from commands import typed
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -21,16 +20,8 @@ import failures
 
 def run(folder, script, *arguments, code=0):
     """Run a benchmark in a folder."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--size", "tiny", "--device", "cpu"]
-    done = subprocess.run(
-        [*command, "--output", "out", *arguments],
-        cwd=folder,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    given = ["--size", "tiny", "--device", "cpu", "--output", "out", *arguments]
+    done = typed(ROOT / "benchmarks" / script, *given, folder=folder)
     assert done.returncode == code, done.stderr[-3000:]
     return done.stdout + done.stderr
 

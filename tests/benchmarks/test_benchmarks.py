@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
+from commands import typed
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,11 +26,11 @@ import contenders
 import gpu
 
 
-def run(script: str, folder: Path, *arguments: str, code: int = 0) -> str:
+def run(script: str, folder: Path, *arguments: str, code: int = 0, timeout: int = 300) -> str:
     """Run a benchmark into a folder, and return what it prints."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--size", "tiny", "--device", "cpu"]
-    command += ["--output", str(folder), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
+    # What is exported for a CPU runs on one.
+    given = ["--size", "tiny", "--output", folder, *([] if script == "exported.py" else ["--device", "cpu"])]
+    result = typed(ROOT / "benchmarks" / script, *given, *arguments, folder=folder, seconds=timeout)
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
 
@@ -215,6 +216,30 @@ def test_steps(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_exported_formats_beside_pytorch(tmp_path):
+    """Every format has its rows; what is exported is as accurate as PyTorch, but for what rounding costs."""
+    given = ["TransFusion=tiny", "--passes", "2", "--batch", "1", "2", "--rounds", "2"]
+    run("exported.py", tmp_path, *given, timeout=580)
+    result = read(tmp_path, "exported-brick")
+    rows = {(row["format"], row["batch"]): row for row in result["rows"]}
+    formats = {name for name, _ in rows}
+    assert {
+        "PyTorch, single precision",
+        "ONNX Runtime",
+        "OpenVINO, single precision",
+        "OpenVINO, INT8 weights",
+    } <= formats
+    assert len(rows) == 2 * len(formats)
+    for (name, _), row in rows.items():
+        assert row["passes"] == 2
+        assert row["images_per_second"] > 0
+        assert row["peak_memory_mib"] > 0
+        if name in {"ONNX Runtime", "OpenVINO, single precision"}:
+            assert abs(row["pixel_AUROC_change"]) < 1e-3
+    assert rows["PyTorch, single precision", 2]["ratio"] == 1
+
+
 def test_passes_need_a_checkpoint(tmp_path):
     printed = run("passes.py", tmp_path, "--size", "full", code=1)
     assert "--checkpoint is needed" in printed

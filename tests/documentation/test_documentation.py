@@ -6,13 +6,12 @@
 import importlib.util
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from anomalib_transfusion import DiffusionAD, Drdc, TransFusion
+from commands import typed
 from paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")])
@@ -113,8 +112,9 @@ def test_ablations_of_the_paper():
 
 def test_quick_start(tmp_path):
     """The Python example runs as a person types it, and leaves what it says."""
-    command = [sys.executable, str(ROOT / "examples/quick_start.py"), "--epochs", "1"]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    done = typed(ROOT / "examples/quick_start.py", "--epochs", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout
     assert re.search(r"\w+\.png is (defective|good), with a score of [01]\.\d\d", printed)
     assert (tmp_path / "film_strip.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "fading.gif").read_bytes().startswith(b"GIF8")

@@ -5,8 +5,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -18,6 +16,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_transfusion import MVTec
+from commands import typed
 
 ODD = "test/good/000.png"
 MASK = "ground_truth/crack/000_mask.png"
@@ -213,18 +212,10 @@ def fixed(tiny):
 def test_on_the_command_line(category):
     """The message is what a person sees last, and no traceback of PIL hides it."""
     save_grey_16_bits(category / ODD)
-    done = subprocess.run(
-        [
-            *[Path(sys.executable).with_name("anomalib"), "test", "--model", "TransFusion", "--data", "MVTec"],
-            *["--data.root", category.parent, "--data.category", "brick", "--trainer.accelerator", "cpu"],
-            *["--data.num_workers", "0", "--model.base_channels", "8", "--model.texture_source", "none"],
-        ],
-        cwd=category.parents[1],
-        env={**os.environ, "COLUMNS": "160", "TERM": "dumb"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    given = ["test", "--model", "TransFusion", "--data", "MVTec", "--data.root", category.parent]
+    given += ["--data.category", "brick", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
+    given += ["--model.base_channels", "8", "--model.texture_source", "none"]
+    done = typed("anomalib", *given, folder=category.parents[1])
     assert done.returncode != 0
     last = re.sub(r"\W+", " ", done.stderr[-1500:])
     assert re.sub(r"\W+", " ", "000.png holds 16-bit grey values, of which all above 255 would become white") in last

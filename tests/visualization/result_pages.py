@@ -4,13 +4,10 @@
 """What the tests of sheets and pages share."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-ANOMALIB = Path(sys.executable).with_name("anomalib")
+from commands import typed
+
 EMBEDDED = re.compile(r'<script type="application/json" id="results">(.*?)</script>', re.DOTALL)
 
 
@@ -26,13 +23,6 @@ def facts(page):
 
 def anomalib(*arguments, folder):
     """Run the command line in a folder, and return what it printed, without line breaks."""
-    done = subprocess.run(
-        [ANOMALIB, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", "TERM": "dumb"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = typed("anomalib", *arguments, folder=folder)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return (done.stdout + done.stderr).replace("\n", "")

@@ -3,9 +3,6 @@
 
 """Film strips and animations: their pixels against the tensors of the reverse process, and the command."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +16,9 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anomalib_transfusion import TransFusion, visualize_reverse_process
 from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 from anomalib_transfusion.visualization.explain import explain_files
+from commands import typed
 from conftest import TINY
 
-COMMAND = Path(sys.executable).with_name("anomalib-transfusion")
 # Also the size of the panels, which are then not resized.
 SIZE = 64
 ROWS = ("image", "mask", "anomaly", "normal")
@@ -253,14 +250,7 @@ def photographs(tmp_path):
 
 def explain(*arguments, folder, fails=False):
     """Run the command as a person types it, and return what it printed."""
-    done = subprocess.run(
-        [COMMAND, "explain", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = typed("anomalib-transfusion", "explain", *arguments, folder=folder)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr if fails else done.stdout
