@@ -25,9 +25,9 @@ validation interval are the trainer's (`--trainer.max_epochs`, ...): see [Traini
 
 def page() -> str:
     """Return the page."""
-    from anomalib.models import DiffusionAD, TransFusion
+    from anomalib.models import DiffusionAD, Drdc, TransFusion
 
-    return "\n".join((HEAD, *(section(model) for model in (TransFusion, DiffusionAD))))
+    return "\n".join((HEAD, *(section(model) for model in (TransFusion, DiffusionAD, Drdc))))
 
 
 def section(model: type) -> str:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Diffusion models for anomaly detection with anomalib: TransFusion (ECCV 2024) and DiffusionAD (TPAMI 2025).
+"""Diffusion models for anomaly detection with anomalib: TransFusion (ECCV 2024), DiffusionAD (TPAMI 2025) and DRDC.
 
 Importing this package costs nothing: it registers the plugin and resolves its public names on first use.
 """
@@ -14,7 +14,14 @@ from anomalib_transfusion.moved import keep_former_names
 
 if TYPE_CHECKING:
     from anomalib_transfusion.data import DemoSurface, MultiCategory, MVTec
-    from anomalib_transfusion.models import DiffusionAD, DiffusionADModel, TransFusion, TransFusionModel
+    from anomalib_transfusion.models import (
+        DiffusionAD,
+        DiffusionADModel,
+        Drdc,
+        DrdcModel,
+        TransFusion,
+        TransFusionModel,
+    )
     from anomalib_transfusion.visualization.film_strip import visualize_reverse_process
 
 __version__ = "0.1.0"
@@ -23,6 +30,8 @@ __all__ = [
     "DemoSurface",
     "DiffusionAD",
     "DiffusionADModel",
+    "Drdc",
+    "DrdcModel",
     "MVTec",
     "MultiCategory",
     "TransFusion",
@@ -34,6 +43,8 @@ _PUBLIC = {
     "DemoSurface": "anomalib_transfusion.data",
     "DiffusionAD": "anomalib_transfusion.models",
     "DiffusionADModel": "anomalib_transfusion.models",
+    "Drdc": "anomalib_transfusion.models",
+    "DrdcModel": "anomalib_transfusion.models",
     "MVTec": "anomalib_transfusion.data",
     "MultiCategory": "anomalib_transfusion.data",
     "TransFusion": "anomalib_transfusion.models",

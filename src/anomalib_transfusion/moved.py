@@ -16,6 +16,7 @@ __all__ = ["MOVED", "former_names", "keep_former_names"]
 _PACKAGE = __name__.rpartition(".")[0]
 _OF_TRANSFUSION = {
     "acceleration": "networks.acceleration",
+    "blocks": "networks.blocks",
     "checkpoint": "models.transfusion.official",
     "checkpoint_io": "training.checkpoints",
     "compatibility": "training.compatibility",

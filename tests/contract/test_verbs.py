@@ -110,6 +110,7 @@ def full(root, model):
         pytest.param((size, model), id=f"{size.__name__}-{model.name}", marks=marks)
         for model in MODELS
         for size, marks in ((small, ()), (full, (pytest.mark.slow, pytest.mark.timeout(1800))))
+        if size is small or not model.downloads
     ],
 )
 def trained(request, tmp_path_factory):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_transfusion import DiffusionAD, TransFusion
+from anomalib_transfusion import DiffusionAD, Drdc, TransFusion
 from commands import typed
 from paths import ROOT
 
@@ -21,6 +21,7 @@ COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
 SMALL = {
     TransFusion: {"base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()},
     DiffusionAD: {"base_channels": 32, "channel_multipliers": (1,), "attention_levels": (), "segmentation_width": 1},
+    Drdc: {"backbone": "test_efficientnet", "base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()},
 }
 
 

@@ -18,6 +18,7 @@ from category_messages import CATEGORIES
 from checkpoint_messages import CHECKPOINTS
 from data_messages import DATA
 from diffusion_ad_messages import DIFFUSION_AD
+from drdc_messages import DRDC
 from message_table import PRINTED, Message, problems, templates
 from parameter_messages import PARAMETERS
 from picture_messages import PICTURES
@@ -41,6 +42,7 @@ MESSAGES = [
     *BENCHMARK,
     *PLUGIN,
     *DIFFUSION_AD,
+    *DRDC,
 ]
 
 

@@ -78,6 +78,7 @@ def test_entry_points_name_what_exists(wheel, tmp_path):
     assert set(declared) == {
         ("anomalib.models", "TransFusion"),
         ("anomalib.models", "DiffusionAD"),
+        ("anomalib.models", "Drdc"),
         ("anomalib.data", "MVTec"),
         ("anomalib.data", "DemoSurface"),
         ("anomalib.data", "MultiCategory"),

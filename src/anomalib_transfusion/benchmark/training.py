@@ -27,6 +27,8 @@ from .rows import Row
 __all__ = ["Training"]
 
 SAVE_EVERY = timedelta(minutes=2)
+# How the names begin under which anomalib saves the parts of a model that are no network.
+COMPONENTS = "anomalib_"
 
 
 @dataclass(frozen=True)
@@ -110,5 +112,9 @@ class Training:
             )
             raise FileNotFoundError(msg)
         checkpoint = torch.load(self.weights, map_location="cpu", weights_only=True)
+        # What a model keeps beside its weights, as on every other way to load them; pre- and post-processor are the
+        # row's own.
+        kept = {name: value for name, value in checkpoint.items() if not name.startswith(COMPONENTS)}
+        model.on_load_checkpoint(kept)
         model.load_state_dict(checkpoint["state_dict"])
         statistics_of(model).update(checkpoint.get(CHECKPOINT_KEY, {}).get("statistics", {}))

@@ -7,6 +7,7 @@
 import anomalib.models  # noqa: F401  # isort: skip
 
 from .diffusion_ad import DiffusionAD, DiffusionADModel
+from .drdc import Drdc, DrdcModel
 from .transfusion import TransFusion, TransFusionModel
 
-__all__ = ["DiffusionAD", "DiffusionADModel", "TransFusion", "TransFusionModel"]
+__all__ = ["DiffusionAD", "DiffusionADModel", "Drdc", "DrdcModel", "TransFusion", "TransFusionModel"]

@@ -120,6 +120,14 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             images: Images in [0, 1], ``(B, 3, H, W)``.
         """
 
+    def evaluate_batch(self, batch: ImageBatch) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
+        """Evaluate the images of a batch; a model that needs more of it than these overrides this.
+
+        Args:
+            batch: Images in [0, 1], ``(B, 3, H, W)``, and what is known of them.
+        """
+        return self.evaluate(batch.image)  # type: ignore[arg-type]
+
     @property
     @abstractmethod
     def evaluation_passes(self) -> float:
@@ -266,7 +274,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
         """
         if self._trainer is not None:
             drop_repeated_images(self.trainer, batch, batch_idx, dataloader_idx)
-        predictions, self.panels = self.evaluate(batch.image)  # type: ignore[arg-type]
+        predictions, self.panels = self.evaluate_batch(batch)
         return batch.update(**predictions._asdict())
 
     def test_step(self, *args, **kwargs) -> STEP_OUTPUT:

@@ -71,7 +71,8 @@ class FrozenBackbone(nn.Module):
 
     Args:
         name: timm's name of the network, which must have ``features_only``.
-        layers: Names of the layers as in timm's ``feature_info``; ``None`` for those of stride 4, 8 and 16.
+        layers: Names of the layers as in timm's ``feature_info``; ``None`` for those of ``strides``.
+        strides: The last layer of each of these strides is taken, where the network has one.
 
     Raises:
         ValueError: If the network or a layer is unknown, or gives no feature maps of images of any size.
@@ -81,7 +82,12 @@ class FrozenBackbone(nn.Module):
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, name: str, layers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[str] | None = None,
+        strides: Sequence[int] = DEFAULT_STRIDES,
+    ) -> None:
         super().__init__()
         if not timm.is_model(name):
             close = get_close_matches(name, timm.list_models(), n=3) or ["tf_efficientnet_lite0", "resnet18"]
@@ -93,14 +99,12 @@ class FrozenBackbone(nn.Module):
         self.name = name
         known = _layers_of(name)
         if layers is None:
-            # Of a transformer, all of whose layers have one stride, the last.
-            last = {stride: layer for layer, stride in known.items() if stride in DEFAULT_STRIDES}
-            layers = list(last.values())
+            layers = _last_of(known, strides)
         if not layers or (unknown := [layer for layer in layers if layer not in known]):
-            strides = ", ".join(f"{layer} (stride {stride})" for layer, stride in known.items())
+            there = ", ".join(f"{layer} (stride {stride})" for layer, stride in known.items())
             msg = (
                 f"backbone_layers={list(layers)}: {unknown if layers else 'none'} of these can be taken; expected "
-                f"layers of {name}, which are {strides}. Name one or more of them."
+                f"layers of {name}, which are {there}. Name one or more of them."
             )
             raise ValueError(msg)
         indices = [number for number, layer in enumerate(known) if layer in layers]
@@ -257,6 +261,11 @@ def _layers_of(name: str) -> dict[str, int]:
     """Return the strides of the layers of a network by their names, first layer first."""
     with torch.random.fork_rng(devices=[]):
         return {layer["module"]: layer["reduction"] for layer in _build(name).feature_info.info}
+
+
+def _last_of(known: Mapping[str, int], strides: Sequence[int]) -> list[str]:
+    """Return the last layer of each stride; a transformer's layers all have one."""
+    return list({stride: layer for layer, stride in known.items() if stride in strides}.values())
 
 
 def _check_maps(backbone: FrozenBackbone) -> None:

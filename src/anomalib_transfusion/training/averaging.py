@@ -3,6 +3,8 @@
 
 """Lightning's averaging of weights, beside what is in a model's state and must not be averaged."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,13 +12,35 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
-__all__ = ["AveragesLearned", "averaging_of"]
+__all__ = ["AveragesLearned", "averaged_weights", "averaging_of", "share_unlearned"]
 
 
 def averaging_of(trainer: Trainer) -> WeightAveraging | None:
     """Return the callback among a trainer's that averages weights, such as Lightning's ``EMAWeightAveraging``."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, WeightAveraging)), None)
+
+
+@contextmanager
+def averaged_weights(pl_module: LightningModule) -> Iterator[None]:
+    """Have the averaged weights in a model in training, as a validation has, where weights are averaged."""
+    averaging = averaging_of(pl_module.trainer)
+    if averaging is None or averaging._average_model is None:  # noqa: SLF001
+        yield
+        return
+    averaging._swap_models(pl_module)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        averaging._swap_models(pl_module)  # noqa: SLF001
+
+
+def share_unlearned(pl_module: LightningModule) -> None:
+    """Give the averaged model, where there is one, what a model in training has that is not learned."""
+    callbacks: list[Callback] = pl_module.trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, AveragesLearned):
+            callback.share(pl_module)
 
 
 class AveragesLearned(Callback):
@@ -38,12 +62,12 @@ class AveragesLearned(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
         """After an update, give the averaged model what is not learned."""
         del trainer, args
-        self._share(pl_module)
+        self.share(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the averaged model the threshold that was found with its weights."""
         del trainer
-        self._share(pl_module)
+        self.share(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the averaged model, whose weights the model has by now."""
@@ -51,8 +75,12 @@ class AveragesLearned(Callback):
         self.averaging._average_model = None  # noqa: SLF001
 
     @torch.no_grad()
-    def _share(self, pl_module: LightningModule) -> None:
-        """Copy what is not learned from the model in training to the averaged one."""
+    def share(self, pl_module: LightningModule) -> None:
+        """Copy what is not learned from the model in training to the averaged one.
+
+        Args:
+            pl_module: The model in training.
+        """
         averaged = self.averaging._average_model  # noqa: SLF001
         if averaged is None:
             return

@@ -71,7 +71,9 @@ def visualize_reverse_process(
     the rows ``image`` (x_t), ``mask`` (the probability M_t, white is 1), ``anomaly`` (the predicted anomaly appearance
     inside of the mask, where the step takes it away; grey elsewhere) and ``normal`` (the predicted normal appearance).
     DiffusionAD estimates the normal image from little and from much noise (paper Section III-B), with the rows
-    ``image`` (with noise), ``estimate`` and ``map``. Of other models the result alone is shown.
+    ``image`` (with noise), ``estimate`` and ``map``. DRDC paints an image in disjoint parts, with the rows ``image``
+    (what the denoiser is given of one part), ``mask`` (that part, white is hidden), ``painted`` (all parts),
+    ``difference`` and ``map``. Of other models the result alone is shown.
 
     Args:
         model: The model; its own pre-processor prepares the image. It is left in the mode in which it was.
@@ -229,7 +231,9 @@ def _names_of_rows(moments: Sequence[Moment], rows: Sequence[Row] | None, names:
     Raises:
         ValueError: If the model does not have one of them, or one is asked for twice.
     """
-    present = list(dict.fromkeys(row for moment in moments for row in moment.panels))
+    found = dict.fromkeys(row for moment in moments for row in moment.panels)
+    # A model's names are in its order; not every moment has each row.
+    present = [*(row for row in names if row in found), *(row for row in found if row not in names)]
     rows = present if rows is None else rows
     if not rows or not set(rows) <= set(present) or len(set(rows)) < len(rows):
         msg = (

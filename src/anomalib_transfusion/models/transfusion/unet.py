@@ -10,23 +10,39 @@ normalisation of queries and keys are not in the paper, and off by default.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.networks.normalization import GroupNormSiLU, activate, groups_of
+from anomalib_transfusion.networks.blocks import AttentionBlock, ResidualBlock, TimeEmbedding, UNetBlock
+from anomalib_transfusion.networks.normalization import GroupNormSiLU, activate
+from anomalib_transfusion.networks.unet import (
+    DecoderLevel,
+    EncoderLevel,
+    Levels,
+    build_levels,
+    check_architecture,
+    run_levels,
+)
 
-from .architecture import check_architecture, check_patches
-from .blocks import AttentionBlock, ResidualBlock, TimeEmbedding, UNetBlock
+from .architecture import check_patches
 from .features import BackboneFeatures
 
-# Models that were exported before the blocks had a file of their own look for them here.
-__all__ = ["AttentionBlock", "Prediction", "ResUNet", "ResidualBlock", "TimeEmbedding", "UNetBlock"]
+# Models that were exported before blocks and levels had files of their own look for them here.
+__all__ = [
+    "AttentionBlock",
+    "DecoderLevel",
+    "EncoderLevel",
+    "Prediction",
+    "ResUNet",
+    "ResidualBlock",
+    "TimeEmbedding",
+    "UNetBlock",
+]
 
 IMAGE_CHANNELS = 3
 
@@ -43,100 +59,6 @@ class Prediction(NamedTuple):
     anomaly: torch.Tensor
     normal: torch.Tensor
     mask_logits: torch.Tensor
-
-
-class EncoderLevel(nn.Module):
-    """The blocks of one resolution on the way down, and the convolution that halves it.
-
-    Args:
-        channels: Channels before, between and after the blocks.
-        time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
-        attention: Makes the attention of a block, as for a block.
-        downsample: Whether the resolution is halved afterwards.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        time_channels: int,
-        groups: int,
-        attention: Callable[[int], nn.Module],
-        downsample: bool,
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            UNetBlock(before, after, time_channels, groups, attention) for before, after in pairwise(channels)
-        )
-        width = channels[-1]
-        self.downsample = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1) if downsample else None
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        time: torch.Tensor,
-        skips: list[torch.Tensor],
-        features: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Run the level on ``(B, C, H, W)`` and append what the decoder will need to ``skips``.
-
-        Args:
-            x: The input.
-            time: The embedding of the timestep.
-            skips: What was appended before.
-            features: Added behind the first block, of its channels.
-
-        Returns:
-            The output.
-        """
-        for number, block in enumerate(self.blocks):
-            x = block(x, time)
-            if features is not None and number == 0:
-                x = x + features
-            skips.append(x)
-        if self.downsample is not None:
-            x = self.downsample(x)
-            skips.append(x)
-        return x
-
-
-class DecoderLevel(nn.Module):
-    """The blocks of one resolution on the way up, each with a skip connection, and the convolution that doubles it.
-
-    Args:
-        channels: Channels before, between and after the blocks.
-        skip_channels: Channels of the skip connection of each block.
-        time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
-        attention: Makes the attention of a block, as for a block.
-        upsample: Whether the resolution is doubled afterwards.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        skip_channels: Sequence[int],
-        time_channels: int,
-        groups: int,
-        attention: Callable[[int], nn.Module],
-        upsample: bool,
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            UNetBlock(before + skip, after, time_channels, groups, attention)
-            for (before, after), skip in zip(pairwise(channels), skip_channels, strict=True)
-        )
-        width = channels[-1]
-        self.upsample = nn.ConvTranspose2d(width, width, kernel_size=4, stride=2, padding=1) if upsample else None
-
-    def forward(self, features: list[torch.Tensor], time: torch.Tensor) -> torch.Tensor:
-        """Run the level on the last of ``features``, ``(B, C, H, W)``; before it are those of the encoder."""
-        x = features.pop()
-        for block in self.blocks:
-            # On its own, so that what is concatenated is free when the block, where memory peaks, begins.
-            x = torch.cat((x, features.pop()), dim=1)
-            x = block(x, time, overwrite=True)
-        return x if self.upsample is None else self.upsample(x)
 
 
 class MaskHead(nn.Module):
@@ -199,10 +121,6 @@ class ResUNet(nn.Module):
         check_architecture(base_channels, channel_multipliers, num_blocks, attention_levels)
         check_patches(patch_size, backbone, backbone_layers)
         num_levels = len(channel_multipliers)
-        widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        with_attention = {level % num_levels for level in attention_levels}
-        time_channels = 4 * base_channels
-        groups = groups_of(base_channels)
 
         self.positional_encoding = positional_encoding
         self.previous_mask = previous_mask
@@ -213,30 +131,11 @@ class ResUNet(nn.Module):
         pixels = patch_size**2
         in_channels = IMAGE_CHANNELS + int(previous_mask) + int(positional_encoding)
         self.input_projection = nn.Conv2d(in_channels * pixels, base_channels, kernel_size=3, padding=1)
-        self.time_embedding = TimeEmbedding(time_channels)
+        self.time_embedding = TimeEmbedding(4 * base_channels)
 
         attend = partial(AttentionBlock, qk_norm=qk_norm)
-        attentions = [attend if level in with_attention else nn.Identity for level in range(num_levels)]
-        encoder = []
-        for level, width in enumerate(widths):
-            before = base_channels if level == 0 else widths[level - 1]
-            channels = [before, *([width] * num_blocks)]
-            downsample = level < num_levels - 1
-            encoder.append(EncoderLevel(channels, time_channels, groups, attentions[level], downsample))
-        self.encoder = nn.ModuleList(encoder)
-
-        self.middle = nn.ModuleList([
-            UNetBlock(widths[-1], widths[-1], time_channels, groups, attend),
-            UNetBlock(widths[-1], widths[-1], time_channels, groups, nn.Identity),
-        ])
-
-        decoder = []
-        for level, width in reversed(list(enumerate(widths))):
-            after = base_channels if level == 0 else widths[level - 1]
-            channels = [*([width] * (num_blocks + 1)), after]
-            skips = [*([width] * num_blocks), after]
-            decoder.append(DecoderLevel(channels, skips, time_channels, groups, attentions[level], upsample=level > 0))
-        self.decoder = nn.ModuleList(decoder)
+        levels = build_levels(base_channels, channel_multipliers, num_blocks, attention_levels, attend)
+        self.encoder, self.middle, self.decoder = levels
 
         self.output_norm = GroupNormSiLU(8, base_channels)
         self.anomaly_head = nn.Conv2d(base_channels, IMAGE_CHANNELS * pixels, kernel_size=3, padding=1)
@@ -246,6 +145,7 @@ class ResUNet(nn.Module):
         if backbone is not None:
             # Last, so that the weights above are drawn as without one.
             strides = [patch_size * 2**level for level in range(num_levels)]
+            widths = [base_channels * multiplier for multiplier in channel_multipliers]
             self.features = BackboneFeatures(backbone, backbone_layers, widths, strides)
             self.stride = math.lcm(self.stride, *self.features.backbone.strides)
             self.has_backbone = True
@@ -285,17 +185,8 @@ class ResUNet(nn.Module):
         features = {}
         if self.has_backbone:
             features = self.features(x_t.contiguous(memory_format=torch.channels_last) if channels_last else x_t)
-        x = self.input_projection(x)
-        skips = [x]
-        for number, level in enumerate(self.encoder):
-            x = level(x, time, skips, features.pop(number, None))
-        for block in self.middle:
-            x = block(x, time)
-        for level in self.decoder:
-            # Handed over, so that it is free as soon as the level has used it.
-            skips.append(x)
-            del x
-            x = level(skips, time)
+        levels = Levels(self.encoder, self.middle, self.decoder)
+        x = run_levels(levels, self.input_projection(x), time, features)
 
         heads = (self.anomaly_head(self.output_norm(x)), self.normal_head(x), self.mask_head(x))
         if self.patch_size > 1:

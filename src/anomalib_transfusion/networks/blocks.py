@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The blocks of TransFusion's network: time embedding, residual block and attention."""
+"""Blocks of a U-Net with attention: time embedding, residual block, attention, and both together."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.networks.normalization import group_norm, memory_format, normalized_in_strips
+from .normalization import group_norm, memory_format, normalized_in_strips
 
 __all__ = ["AttentionBlock", "ResidualBlock", "TimeEmbedding", "UNetBlock"]
 

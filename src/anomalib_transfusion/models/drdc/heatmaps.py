@@ -1,0 +1,114 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Heat maps of the refinement, and their fusion with the base model's.
+
+Zhan et al. (2024) fuse a low-resolution heat map with high-resolution ones of several timesteps and scales, with a
+mean filter of size m and a weight gamma; the formulas are ours.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from .filters import box_mean
+
+__all__ = ["Difference", "bound", "box_mean", "difference", "fuse", "refinement_map"]
+
+Difference = Literal["absolute", "high_pass", "gradient"]
+
+# Of images in [-1, 1].
+HIGH_PASS_SIZE = 9
+GRADIENT_LEVELS = 3
+GRADIENT_OFFSET = 0.01
+# Far below the deviation of any map: of constant ones, nothing is divided by 0.
+SMALLEST_DEVIATION = 1e-6
+
+
+def difference(kind: Difference, images: Tensor, painted: Tensor) -> Tensor:
+    """Compare images with what was painted (R7).
+
+    Args:
+        kind: ``absolute`` difference, mean over the channels; ``high_pass``, the same of what a mean filter of 9 pixels
+            takes away; or dissimilarity of the ``gradient`` magnitude at three resolutions (as RIAD has it, Zavrtanik
+            et al. 2021), for sides of at least 4 pixels.
+        images: Images in [-1, 1], ``(B, C, H, W)``.
+        painted: What was painted, likewise.
+
+    Returns:
+        The maps, at least 0, ``(B, 1, H, W)``.
+    """
+    if kind == "gradient":
+        return _gradient_difference(images, painted)
+    residual = images - painted
+    if kind == "high_pass":
+        residual = residual - box_mean(residual, HIGH_PASS_SIZE)
+    return residual.abs().mean(dim=1, keepdim=True)
+
+
+def refinement_map(kind: Difference, images: Tensor, painted: Tensor) -> Tensor:
+    """Average the differences over timesteps and cell sizes (R8).
+
+    Args:
+        kind: As of :func:`difference`.
+        images: Images in [-1, 1], ``(B, C, H, W)``.
+        painted: What was painted at each timestep with each cell size, ``(N, B, C, H, W)``.
+
+    Returns:
+        The maps H_diff, ``(B, 1, H, W)``.
+    """
+    maps = difference(kind, images.expand_as(painted).flatten(0, 1), painted.flatten(0, 1))
+    return maps.unflatten(0, painted.shape[:2]).mean(dim=0)
+
+
+def fuse(base_map: Tensor, refinement: Tensor | None, statistics: Tensor, gamma: float, filter_size: int) -> Tensor:
+    """Add the maps of base model and refinement, each in deviations from that of normal images (R9).
+
+    Args:
+        base_map: Maps of the base model, ``(B, 1, H, W)``.
+        refinement: Maps H_diff of the refinement, likewise; ``None`` for the base model alone.
+        statistics: Mean and deviation of the first, then of the second over the pixels of normal images of the
+            category, ``(B, 4)``.
+        gamma: Weight of the refinement.
+        filter_size: Side of the mean filter in pixels, odd.
+
+    Returns:
+        The maps, about 0 for normal images, ``(B, 1, H, W)``.
+    """
+    base_mean, base_deviation, mean, deviation = statistics.view(-1, 4, 1, 1, 1).unbind(dim=1)
+    fused = (base_map - base_mean) / base_deviation.clamp(min=SMALLEST_DEVIATION)
+    if refinement is not None:
+        fused = fused + gamma * (refinement - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
+    return box_mean(fused, filter_size)
+
+
+def bound(maps: Tensor) -> Tensor:
+    """Map numbers onto (0, 1), larger ones onto larger ones: anomalib's AUROC cannot tell large scores apart.
+
+    Args:
+        maps: Maps or scores, of any shape; 0 becomes 0.5.
+    """
+    return (1 + maps / (1 + maps.abs())) / 2
+
+
+def _gradient_difference(images: Tensor, painted: Tensor) -> Tensor:
+    """Return the dissimilarity of gradient magnitudes, the mean over resolutions, ``(B, 1, H, W)`` (R7c)."""
+    size = images.shape[-2:]
+    pair = [x.mean(dim=1, keepdim=True) for x in (images, painted)]
+    maps = []
+    for level in range(GRADIENT_LEVELS):
+        if level:
+            pair = [F.avg_pool2d(x, 2) for x in pair]
+        first, second = (_gradient_magnitude(x) for x in pair)
+        similarity = (2 * first * second + GRADIENT_OFFSET) / (first**2 + second**2 + GRADIENT_OFFSET)
+        maps.append(F.interpolate(1 - similarity, size=size, mode="bilinear", align_corners=False))
+    return torch.stack(maps).mean(dim=0)
+
+
+def _gradient_magnitude(x: Tensor) -> Tensor:
+    """Return the magnitude of Prewitt's gradient of ``(B, 1, H, W)``, border pixels repeated beyond the border."""
+    slope = torch.tensor([-1.0, 0.0, 1.0], dtype=x.dtype, device=x.device).expand(3, 3) / 3
+    filters = torch.stack((slope, slope.T)).unsqueeze(1)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), filters).square().sum(dim=1, keepdim=True).sqrt()
