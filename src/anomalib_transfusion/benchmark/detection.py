@@ -27,7 +27,7 @@ class Found(NamedTuple):
     """Test images and what a model found in them, on the CPU.
 
     Attributes:
-        images: In [0, 1], whatever the model normalises them to, ``(N, 3, H, W)``.
+        images: In [0, 1], whatever the model normalizes them to, ``(N, 3, H, W)``.
         masks: True masks, ``(N, H, W)``.
         kinds: ``good``, or the name of the folder of the defect, ``(N,)``.
         maps: Anomaly maps in the model's own units, ``(N, H, W)``.
@@ -125,7 +125,7 @@ class Detections(Callback):
 
 
 def denormalize(model: AnomalibModule, images: torch.Tensor) -> torch.Tensor:
-    """Undo the normalisation of a model's pre-processor, for people to look at the images ``(N, 3, H, W)``."""
+    """Undo the normalization of a model's pre-processor, for people to look at the images ``(N, 3, H, W)``."""
     transform = model.pre_processor.transform  # type: ignore[union-attr]
     for normalize in reversed(extract_transforms_by_type(transform, Normalize)):
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalize.mean, normalize.std))

@@ -23,7 +23,7 @@ CHECKPOINT_KEY = "MultiCategory"
 
 
 def fix_category(model: "AnomalibModule", category: str) -> None:
-    """Give a model's post-processor the threshold and the normalisation of one category, in the place of the pooled.
+    """Give a model's post-processor the threshold and the normalization of one category, in the place of the pooled.
 
     An exported model has these values then. What the post-processor finds in a later validation takes their place.
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds and normalisation by category."""
+"""Thresholds and normalization by category."""
 
 import copy
 import logging
@@ -36,7 +36,7 @@ def statistics_of(model: LightningModule) -> Statistics:
 
 
 class CategoryPostProcessing(Callback):
-    """Finds and applies threshold and normalisation for each category, in the place of a model's post-processor.
+    """Finds and applies threshold and normalization for each category, in the place of a model's post-processor.
 
     For each category there is a copy of the post-processor that sees this category's images alone. The post-processor
     itself sees all images and finds the pooled values, as ever: these are in the model's state dict and in exported

@@ -3,7 +3,7 @@
 
 """States of metrics joined over processes, whichever of these saw images.
 
-torchmetrics synchronises in ``compute``, which a process that has seen no image of a category does not reach; the
+torchmetrics synchronizes in ``compute``, which a process that has seen no image of a category does not reach; the
 others would wait for it for ever.
 """
 
@@ -30,7 +30,7 @@ def join(metric: Metric) -> None:
     """Give a metric the state that it would have had, had one process seen all images; every process must call this.
 
     Args:
-        metric: Metric between its updates and its computation, changed in place. It does not synchronise any more.
+        metric: Metric between its updates and its computation, changed in place. It does not synchronize any more.
     """
     metric.sync_on_compute = False
     states = from_all_processes((metric._update_count, move_data_to_device(metric.metric_state, "cpu")))  # noqa: SLF001

@@ -3,7 +3,7 @@
 
 """A small surface inspection data set that needs no download.
 
-The surfaces are photographs of bricks, gravel and grass that scikit-image ships (512 by 512 pixels, grey, CC0). Crops
+The surfaces are photographs of bricks, gravel and grass that scikit-image ships (512 by 512 pixels, gray, CC0). Crops
 for training are cut from the left and the right of a photograph, crops for testing from the middle, so that no pixel is
 in both. The defects of the test images are drawn by :mod:`anomalib_transfusion.data.demo_defects`.
 

@@ -34,7 +34,7 @@ class MultiCategory(AnomalibDataModule):
 
     Each category is a data module of its own that downloads and splits itself, so every split is made within a
     category. Batches know the category of each image (``batch.category``). Metrics are computed for each category, as
-    ``image_AUROC_bottle``, and ``image_AUROC`` is the mean over the categories; threshold and normalisation are found
+    ``image_AUROC_bottle``, and ``image_AUROC`` is the mean over the categories; threshold and normalization are found
     and applied for each category. The pooled ones stay the model's, for images of unknown category and for exported
     models.
 
@@ -194,13 +194,13 @@ class MultiCategory(AnomalibDataModule):
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names of the categories and the thresholds and normalisation of each, for the checkpoint."""
+        """Return the names of the categories and the thresholds and normalization of each, for the checkpoint."""
         model = self.trainer.lightning_module if self.trainer is not None else None
         statistics = {} if model is None else {name: dict(values) for name, values in statistics_of(model).items()}
         return {"categories": list(self.categories), "statistics": statistics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the thresholds and normalisation of each category from a checkpoint.
+        """Take the thresholds and normalization of each category from a checkpoint.
 
         Raises:
             ValueError: If the checkpoint is of other categories: for a test, if it lacks one of these; for more

@@ -63,7 +63,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image. A training in
             single precision on a CPU is less exact in it.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
-        pre_processor: Pre-processor, or whether to use the default (256x256, no crop). It must not normalise: the model
+        pre_processor: Pre-processor, or whether to use the default (256x256, no crop). It must not normalize: the model
             expects images in [0, 1].
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -154,7 +154,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             raise
 
     def check_sizes(self) -> None:
-        """Raise ValueError if the pre-processor normalises, or gives images that the network cannot divide."""
+        """Raise ValueError if the pre-processor normalizes, or gives images that the network cannot divide."""
         check_pre_processor(self.pre_processor, type(self).__name__)
         if self.input_size is not None:
             check_image_size(self.input_size, self.model.stride)

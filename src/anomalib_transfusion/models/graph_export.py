@@ -38,7 +38,7 @@ class GraphExport(ExportMixin):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
-        """Export to ONNX: pre-processing, model and normalisation in one graph.
+        """Export to ONNX: pre-processing, model and normalization in one graph.
 
         In single precision, also of weights in another, in which runtimes lack operations.
 

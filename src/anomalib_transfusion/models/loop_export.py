@@ -3,7 +3,7 @@
 
 """Export of the reverse process to ONNX and OpenVINO as one loop, not as a copy of the network for every step.
 
-Written out, twenty steps of the network are some 20,000 operations, and tools take minutes to optimise and load them.
+Written out, twenty steps of the network are some 20,000 operations, and tools take minutes to optimize and load them.
 As a loop (``Scan`` in ONNX) they are a twentieth of that.
 """
 

@@ -32,7 +32,7 @@ class SyntheticAnomaliesMixin(DetectorMixin):
             take a texture.
         min_perlin_scale: Synthetic anomalies are cut out of noise with ``2 ** min_perlin_scale`` to 32 cells an axis,
             in [0, 5]; a larger value leaves out large anomalies.
-        grayscale_anomalies: Whether synthetic anomalies on grey images are grey, too. Otherwise colour alone gives each
+        grayscale_anomalies: Whether synthetic anomalies on gray images are gray, too. Otherwise color alone gives each
             of them away.
         texture_resize: How the photographs of the folder are made smaller: ``area`` averages, ``bilinear`` aliases, as
             in the published code.

@@ -75,7 +75,7 @@ def prefers_channels_last(images: torch.Tensor) -> bool:
 
     On a CPU with AMX it halves the time in 16 bits. On other CPUs it saves up to a third of the time of inference for a
     batch, some percent for a large image, and a tenth of the memory; for a single small image it costs a tenth. Not in
-    their training: it gains nothing there in 16 bits, and PyTorch's group normalisation, which has the gradient, is
+    their training: it gains nothing there in 16 bits, and PyTorch's group normalization, which has the gradient, is
     not exact in it.
 
     Args:

@@ -30,7 +30,7 @@ SMALLEST_SHARE = 0.01
 
 
 class RunningNorm(nn.Module):
-    """Normalisation of each channel by running statistics, in training as well, where it adds each batch to them.
+    """Normalization of each channel by running statistics, in training as well, where it adds each batch to them.
 
     What a frozen network gives has statistics that hold still, so nothing is gained from those of the single batch, and
     training and evaluation see the same.
@@ -50,7 +50,7 @@ class RunningNorm(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise ``(B, C, H, W)``."""
+        """Normalize ``(B, C, H, W)``."""
         if self.training:
             with torch.no_grad():
                 self.batches += 1

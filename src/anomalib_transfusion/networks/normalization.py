@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Group normalisation followed by SiLU, as the network has it everywhere, in the memory format of its input."""
+"""Group normalization followed by SiLU, as the network has it everywhere, in the memory format of its input."""
 
 import math
 
@@ -25,10 +25,10 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
 
 
 class GroupNormSiLU(nn.GroupNorm):
-    """Group normalisation followed by SiLU, in the precision of its input."""
+    """Group normalization followed by SiLU, in the precision of its input."""
 
     def forward(self, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:  # type: ignore[override]
-        """Normalise and activate ``(B, C, H, W)``.
+        """Normalize and activate ``(B, C, H, W)``.
 
         Args:
             x: The input.
@@ -48,7 +48,7 @@ class GroupNormSiLU(nn.GroupNorm):
 
 
 def normalized_in_strips(x: torch.Tensor) -> bool:
-    """Tell whether a tensor is one for which PyTorch's group normalisation is not exact, and no gradient is needed."""
+    """Tell whether a tensor is one for which PyTorch's group normalization is not exact, and no gradient is needed."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -59,7 +59,7 @@ def normalized_in_strips(x: torch.Tensor) -> bool:
 
 
 def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> torch.Tensor:
-    """Normalise and activate channels-last ``(B, C, H, W)`` in single precision on a CPU, strip by strip.
+    """Normalize and activate channels-last ``(B, C, H, W)`` in single precision on a CPU, strip by strip.
 
     PyTorch's own adds up the squares of a whole group one after the other here, which is hundreds of times less exact
     than in contiguous memory (4e-4 at 64 channels and 256 pixels). Strips save a pass over the memory as well.
@@ -89,7 +89,7 @@ def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> t
 
 
 def groups_of(base_channels: int) -> int:
-    """Return the number of groups that a network of this width is normalised in.
+    """Return the number of groups that a network of this width is normalized in.
 
     The published 32; in networks narrower than that so many that a group has two channels at the highest resolution, as
     in the published network. In a group of a single channel nothing is left of what is added to it: neither a bias, nor
@@ -99,7 +99,7 @@ def groups_of(base_channels: int) -> int:
 
 
 def group_norm(channels: int, groups: int) -> GroupNormSiLU:
-    """Return a group normalisation with this number of groups, or the most that also divide the channels."""
+    """Return a group normalization with this number of groups, or the most that also divide the channels."""
     return GroupNormSiLU(math.gcd(groups, channels), channels)
 
 

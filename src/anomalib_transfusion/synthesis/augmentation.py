@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ten colour and geometry changes for the anomaly's appearance, batched, each image with its own strength.
+"""Ten color and geometry changes for the anomaly's appearance, batched, each image with its own strength.
 
 Every change maps images of shape ``(N, 3, H, W)`` in [0, 1] to the same; strengths have the shape ``(N,)`` unless
 said otherwise. The ranges in :func:`augment` are those of the published implementation.
@@ -35,7 +35,7 @@ def gamma_contrast(images: Tensor, gamma: Tensor) -> Tensor:
 
 
 def multiply_and_add_to_brightness(images: Tensor, multiply: Tensor, add: Tensor) -> Tensor:
-    """Multiply the luma and add to it (``add`` in units of the range), while the colour difference stays."""
+    """Multiply the luma and add to it (``add`` in units of the range), while the color difference stays."""
     luma = tv.rgb_to_grayscale(images)
     return (images + luma * _per_image(multiply - 1) + _per_image(add)).clamp_(0, 1)
 
@@ -43,7 +43,7 @@ def multiply_and_add_to_brightness(images: Tensor, multiply: Tensor, add: Tensor
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the smoothed image: 0 gives the smoothed one, 1 the original, more sharpens.
 
-    As PIL's ``ImageEnhance.Sharpness``: neighbours weigh 1, the pixel itself 5, the outermost pixels stay. Sums of
+    As PIL's ``ImageEnhance.Sharpness``: neighbors weigh 1, the pixel itself 5, the outermost pixels stay. Sums of
     shifted slices take a quarter of the time of torchvision's convolution on a CPU, and a factor an image.
     """
     columns = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
@@ -65,7 +65,7 @@ def hue_and_saturation(images: Tensor, hue: Tensor, saturation: Tensor) -> Tenso
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     divisor = torch.where(chroma > 0, chroma, 1.0)
-    # The sextant in which the hue lies follows from the largest channel; grey has hue zero.
+    # The sextant in which the hue lies follows from the largest channel; gray has hue zero.
     sextants = torch.where(green == value, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4))
     sextants = torch.where(red == value, (green - blue).div_(divisor), sextants)
     saturated = (chroma / value.clamp(min=1e-8)).add_(saturation.view(-1, 1, 1)).clamp_(0, 1)

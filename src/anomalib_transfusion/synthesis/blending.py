@@ -155,7 +155,7 @@ class BlendedAnomalyGenerator:
         mask_attempts: Number of times that an empty mask is drawn at most, 1 to 1000; after them the sample stays
             normal.
         image_share: Smallest and largest share of the normal image inside of an anomaly, in [0, 1].
-        grayscale: Whether anomalies on grey images are grey, too.
+        grayscale: Whether anomalies on gray images are gray, too.
 
     Raises:
         ValueError: If a parameter is out of its range, or there is no source at all.

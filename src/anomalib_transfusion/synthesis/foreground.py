@@ -29,7 +29,7 @@ _MIN_AREA = 0.01
 _MAX_AREA = 0.95
 # The border shows background where an object stands free; a texture's border falls into both classes.
 _MAX_BORDER_SHARE = 0.4
-# Distance between the classes' mean colours, in units of the range: below it there is only noise to separate.
+# Distance between the classes' mean colors, in units of the range: below it there is only noise to separate.
 _MIN_CONTRAST = 0.05
 _LEVELS = 256
 _COARSE_SIDE = 128
@@ -86,7 +86,7 @@ def _erode(masks: Tensor, size: int) -> Tensor:
 def estimate_foreground(images: Tensor) -> Tensor:
     """Estimate where the object is in images of objects on a plain background.
 
-    The distance of each pixel's colour to the median colour of the image's border is split by Otsu's threshold,
+    The distance of each pixel's color to the median color of the image's border is split by Otsu's threshold,
     image by image. Specks go, holes up to about a sixteenth of the shorter side are closed, and the mask grows by two
     pixels (5 x 5) so that it covers the object's edge. An image without a background that can be told apart (a
     texture that fills the frame, or next to nothing or all of it as foreground) is foreground as a whole. Images of
@@ -130,7 +130,7 @@ class ForegroundMasks:
 
     An image ``<stem>.<any suffix>`` has the mask ``<stem>.<image suffix>`` or ``<stem>_mask.<image suffix>`` anywhere
     below the folder. Where several folders hold that name, the one named like the image's own folder counts. Masks
-    are read as grey, resized, binarised at one half and dilated by 5 x 5, as in the published implementation of
+    are read as gray, resized, binarized at one half and dilated by 5 x 5, as in the published implementation of
     TransFusion; or, where they are soft, read and resized alone, as in that of DiffusionAD.
 
     Args:

@@ -41,7 +41,7 @@ class AnomalyGenerator:
         structure_share: Share of the anomalies whose source is the image itself in disorder, in [0, 1]; the others take
             a texture. Without textures, all are such.
         min_perlin_scale: Anomaly masks have ``2 ** min_perlin_scale`` to ``2 ** 5`` cells of noise an axis, in [0, 5].
-        grayscale: Whether anomalies on grey images are grey, too.
+        grayscale: Whether anomalies on gray images are gray, too.
 
     Raises:
         ValueError: If a parameter is out of its range, or there is no source at all.
@@ -165,13 +165,13 @@ def check_fit(images: Tensor, foreground: Tensor | None, textures: TextureBank |
 
 
 def match_gray(appearance: Tensor, images: Tensor) -> None:
-    """Take the colour from the appearances of images that have none, in place.
+    """Take the color from the appearances of images that have none, in place.
 
-    Otherwise colour alone would give every synthetic anomaly on a grey image away.
+    Otherwise color alone would give every synthetic anomaly on a gray image away.
 
     Args:
         appearance: Appearances in [0, 1], shape ``(N, 3, H, W)``.
-        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is grey if its channels agree within half a grey level
+        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is gray if its channels agree within half a gray level
             of 8 bits.
     """
     colour = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) > 0.5 / 255
@@ -209,7 +209,7 @@ def check_synthesis(
 def rotate_some(tensors: list[Tensor], probability: float, degrees: float = 20.0) -> list[Tensor]:
     """Rotate some samples of a batch, everything that belongs to a sample by the same angle.
 
-    Nearest neighbours are taken, so that masks stay binary and appearances keep their values; what comes from
+    Nearest neighbors are taken, so that masks stay binary and appearances keep their values; what comes from
     outside of the image is zero. Samples that are not rotated stay as they are, bit for bit.
 
     Args:

@@ -52,7 +52,7 @@ def perlin_noise(
         cells: Rows and columns of cells over the image, integers of shape ``(B, 2)``. They need not divide the
             image's sides. The noise is made on their device.
         size: Height and width of the image in pixels.
-        angle: Angles in degrees of shape ``(B,)`` by which each image is rotated about its centre. What comes from
+        angle: Angles in degrees of shape ``(B,)`` by which each image is rotated about its center. What comes from
             outside of the image is zero. ``None`` rotates nothing.
         max_cells: An upper bound of ``cells``. Where it is ``None`` it is read from ``cells``, for which an
             accelerator has to be waited for.

@@ -36,7 +36,7 @@ class AnomalySource(ABC):
         foreground: ``none``, ``estimate``, or a folder with one mask for each training image.
         structure_share: Share of the anomalies that come from the image itself, in [0, 1]; the others from a texture.
         min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
-        grayscale_anomalies: Whether anomalies on grey images are grey, too.
+        grayscale_anomalies: Whether anomalies on gray images are gray, too.
         texture_resize: How the photographs of the folder are made smaller: ``area`` or ``bilinear`` (published).
 
     Raises:

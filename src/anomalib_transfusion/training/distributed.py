@@ -76,7 +76,7 @@ def drop_repeated_images(trainer: Trainer, batch: ImageBatch, batch_idx: int, da
 
 
 def share_statistics(module: nn.Module) -> None:
-    """Give all processes the first one's statistics of batch normalisation, which each has from its own images.
+    """Give all processes the first one's statistics of batch normalization, which each has from its own images.
 
     Args:
         module: Module whose buffers are changed in place.

@@ -25,8 +25,8 @@ class _Levels(NamedTuple):
 
     Attributes:
         path: The file.
-        counts: Number of pixels of each grey value, ``(256,)``.
-        in_alpha: Whether the mask has one grey value, but several in its alpha channel, which anomalib does not read.
+        counts: Number of pixels of each gray value, ``(256,)``.
+        in_alpha: Whether the mask has one gray value, but several in its alpha channel, which anomalib does not read.
     """
 
     path: str
@@ -35,7 +35,7 @@ class _Levels(NamedTuple):
 
     @property
     def values(self) -> list[int]:
-        """The grey values that there are."""
+        """The gray values that there are."""
         return np.flatnonzero(self.counts).tolist()
 
     @property

@@ -16,7 +16,7 @@ __all__ = ["check_augmentations", "check_pre_processor", "normalizations"]
 
 
 def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
-    """Find the transforms that normalise, at any depth of compositions.
+    """Find the transforms that normalize, at any depth of compositions.
 
     Args:
         transform: A transform of torchvision (of either version) or of another library in its style, or several.
@@ -39,7 +39,7 @@ def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
 
 
 def check_pre_processor(pre_processor: Any, model: str) -> None:  # noqa: ANN401
-    """Raise ValueError if a pre-processor normalises.
+    """Raise ValueError if a pre-processor normalizes.
 
     Args:
         pre_processor: anomalib's pre-processor; one of another kind is left alone.
@@ -74,7 +74,7 @@ def check_augmentations(dataset: Any) -> None:  # noqa: ANN401
 
 
 def _range_after(transform: Any) -> tuple[float, float]:  # noqa: ANN401
-    """Return the smallest and the largest value that a normalisation gives for images in [0, 1]; NaN where unknown."""
+    """Return the smallest and the largest value that a normalization gives for images in [0, 1]; NaN where unknown."""
     try:
         mean, std = (torch.as_tensor(getattr(transform, name), dtype=torch.float64) for name in ("mean", "std"))
     except (AttributeError, TypeError, ValueError, RuntimeError):

@@ -69,7 +69,7 @@ def visualize_reverse_process(
     Each column is a timestep, from the image as it is to the result; the rows are what the network saw and what it
     predicted there. TransFusion makes the defects transparent step by step (paper Section 3.4, as in Figure 3), with
     the rows ``image`` (x_t), ``mask`` (the probability M_t, white is 1), ``anomaly`` (the predicted anomaly appearance
-    inside of the mask, where the step takes it away; grey elsewhere) and ``normal`` (the predicted normal appearance).
+    inside of the mask, where the step takes it away; gray elsewhere) and ``normal`` (the predicted normal appearance).
     DiffusionAD estimates the normal image from little and from much noise (paper Section III-B), with the rows
     ``image`` (with noise), ``estimate`` and ``map``. Of other models the result alone is shown.
 
@@ -186,7 +186,7 @@ def _as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
 
     Raises:
         TypeError: If it is nothing that holds an image.
-        ValueError: If it cannot be read, or is no colour image.
+        ValueError: If it cannot be read, or is no color image.
     """
     if isinstance(image, str | Path):
         image = read_image_file(image)

@@ -28,7 +28,7 @@ class Result:
         kind (str): Kind of defect, or of good images: the name of the image's folder.
         score (float): Anomaly score, on the scale of the threshold.
         verdict (bool | None): Whether the model calls it defective; ``None`` without a threshold.
-        truth (bool | None): Whether it is labelled defective; ``None`` without a label.
+        truth (bool | None): Whether it is labeled defective; ``None`` without a label.
         size (tuple[int, int]): Width and height of the sheet in pixels, known when it is drawn.
         parts (Sequence[tuple[int, int]]): Where the sheet may be cut into parts, from and to so many pixels.
         category (str): Category of the image, where the data has several.

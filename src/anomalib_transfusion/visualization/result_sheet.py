@@ -274,7 +274,7 @@ def note_by_category(trainer: Trainer, results: Iterable[Result]) -> str:
     """
     categories = sorted({result.category for result in results})
     found = {name: applied for name in categories if (applied := applied_post_processor(trainer, name)) is not None}
-    # Without normalisation, anomalib compares the scores of all images with one number.
+    # Without normalization, anomalib compares the scores of all images with one number.
     if not any(getattr(applied, "enable_normalization", False) for applied in found.values()):
         return ""
     listed = ", ".join(f"{category} {float(applied.image_threshold):#.4g}" for category, applied in found.items())

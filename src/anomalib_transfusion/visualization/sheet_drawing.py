@@ -29,7 +29,7 @@ REMARKS = {
 
 
 def difference_panel(image: torch.Tensor, reconstruction: torch.Tensor) -> Image.Image:
-    """Draw image minus reconstruction: grey where they are equal, the same scale in every sheet.
+    """Draw image minus reconstruction: gray where they are equal, the same scale in every sheet.
 
     Args:
         image: Image in [0, 1], ``(3, H, W)``.

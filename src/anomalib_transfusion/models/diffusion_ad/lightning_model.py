@@ -59,7 +59,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         num_blocks: Its residual blocks a level.
         attention_levels: Its levels with attention; negative ones count from the lowest resolution.
         num_heads: Heads of its attention.
-        num_groups: Groups of its group normalisation.
+        num_groups: Groups of its group normalization.
         segmentation_width: Channels of the segmentation network at the highest resolution.
         checkpointing: Whether training saves memory by running the reconstruction network's stages a second time in the
             backward pass; results do not change.

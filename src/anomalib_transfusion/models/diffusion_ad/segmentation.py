@@ -33,14 +33,14 @@ Width = Annotated[
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that also takes a single value a channel.
+    """Batch normalization that also takes a single value a channel.
 
     A training batch of one image of 32 x 32 pixels has one value a channel at the lowest resolution, of which there is
-    no variance. It is normalised as in evaluation.
+    no variance. It is normalized as in evaluation.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(B, C, H, W)``."""
+        """Normalize ``(B, C, H, W)``."""
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             return nn.functional.batch_norm(
                 x,
@@ -54,7 +54,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
-    """Return a 3x3 convolution, batch normalisation and ReLU."""
+    """Return a 3x3 convolution, batch normalization and ReLU."""
     return [
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
         BatchNorm(out_channels),
@@ -63,7 +63,7 @@ def convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return two 3x3 convolutions, each with batch normalisation and ReLU."""
+    """Return two 3x3 convolutions, each with batch normalization and ReLU."""
     return nn.Sequential(*convolution(in_channels, out_channels), *convolution(out_channels, out_channels))
 
 

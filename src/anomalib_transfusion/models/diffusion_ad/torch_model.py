@@ -121,7 +121,7 @@ class DiffusionADModel(nn.Module):
         num_blocks: Its residual blocks a level.
         attention_levels: Its levels with attention; negative ones count from the lowest resolution.
         num_heads: Heads of its attention; they divide the channels of the levels with attention.
-        num_groups: Groups of its group normalisation.
+        num_groups: Groups of its group normalization.
         segmentation_width: Channels of the segmentation network at the highest resolution, 1 to 1024.
         precision: Of the networks' matrix products: ``bfloat16``, ``single`` (published), or ``auto`` for bfloat16
             where the device is faster with it. Weights, losses and the diffusion stay in single precision. Weights that

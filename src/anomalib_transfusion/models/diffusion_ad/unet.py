@@ -55,7 +55,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation and SiLU, between which the timestep's embedding is added.
+    """Two 3x3 convolutions with group normalization and SiLU, between which the timestep's embedding is added.
 
     The second convolution starts at zero, so that the block starts as its shortcut.
 
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Channels of the timestep's embedding.
-        groups: Groups of the group normalisation.
+        groups: Groups of the group normalization.
         resample: Halves or doubles the resolution, of the branch and of the shortcut; ``None`` keeps it.
     """
 
@@ -109,14 +109,14 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Group normalisation, self-attention over all positions and a projection that starts at zero, added to the input.
+    """Group normalization, self-attention over all positions and a projection that starts at zero, added to the input.
 
     Each head owns a run of channels of the first projection's output: its query, its key, its value.
 
     Args:
         channels: Channels of input and output.
         heads: Number of heads; they divide the channels.
-        groups: Groups of the group normalisation.
+        groups: Groups of the group normalization.
     """
 
     def __init__(self, channels: int, heads: int, groups: int) -> None:
@@ -128,7 +128,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the positions of ``(B, C, H, W)``; the shape stays."""
-        # Contiguous, because PyTorch's normalisation is not exact in channels-last memory on a CPU.
+        # Contiguous, because PyTorch's normalization is not exact in channels-last memory on a CPU.
         flat = x.flatten(2).contiguous()
         parts = self.projection(self.norm(flat).to(x.dtype).transpose(1, 2)).unflatten(2, (self.heads, 3, -1))
         # Query, key and value, each (B, heads, H W, channels of a head), in memory of their own: attention is faster.
@@ -178,7 +178,7 @@ class NoiseUNet(nn.Module):
         num_blocks: Residual blocks a level (the decoder has one more).
         attention_levels: Indices of the levels with attention; negative ones count from the lowest resolution.
         num_heads: Heads of the attention, at any resolution.
-        num_groups: Groups of the group normalisation.
+        num_groups: Groups of the group normalization.
         checkpointing: Whether training keeps only what goes in and out of each stage, and computes the rest anew in the
             backward pass: less memory for a forward pass more.
 

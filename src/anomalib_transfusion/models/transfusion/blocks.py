@@ -38,13 +38,13 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation and SiLU; the time embedding is added in between.
+    """Two 3x3 convolutions with group normalization and SiLU; the time embedding is added in between.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
@@ -84,11 +84,11 @@ class AttentionBlock(nn.Module):
 
     Args:
         channels: Channels of input and output.
-        qk_norm: Whether queries and keys are normalised (layer normalisation; Dehghani et al. 2023), so that their
+        qk_norm: Whether queries and keys are normalized (layer normalization; Dehghani et al. 2023), so that their
             products cannot grow without bound.
     """
 
-    # Of the class as well, which modules have that were pickled before there was such a normalisation.
+    # Of the class as well, which modules have that were pickled before there was such a normalization.
     qk_norm = False
 
     def __init__(self, channels: int, qk_norm: bool = False) -> None:
@@ -106,7 +106,7 @@ class AttentionBlock(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         query, key, value = (part.unsqueeze(1) for part in self._project(tokens))
         if self.qk_norm:
-            # Autocast normalises in single precision.
+            # Autocast normalizes in single precision.
             query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         tokens = self.output(attended) + tokens
@@ -118,7 +118,7 @@ class AttentionBlock(nn.Module):
     def _project(self, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
         """Return queries, keys and values ``(B, N, C)`` of tokens ``(B, N, C)``."""
         layer = self.projection
-        # Pruning, parametrisation and quantisation hook the layer or take its place, and have to be asked.
+        # Pruning, parametrization and quantization hook the layer or take its place, and have to be asked.
         if type(layer) is not nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:  # noqa: SLF001
             return layer(tokens).chunk(3, dim=-1)
         # Three products in place of one whose parts lie between each other, over which attention is slower on a CPU.
@@ -133,7 +133,7 @@ class UNetBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
         attention: Makes the attention that follows, of this number of channels; ``nn.Identity`` for none.
     """
 

@@ -15,7 +15,7 @@ __all__ = ["BackboneFeatures"]
 
 
 class BackboneFeatures(nn.Module):
-    """Feature maps of a frozen backbone, normalised, and as wide as the encoder's levels by 1x1 convolutions.
+    """Feature maps of a frozen backbone, normalized, and as wide as the encoder's levels by 1x1 convolutions.
 
     A layer goes to the level of its stride. One that is coarser than all levels goes to the coarsest, enlarged.
 

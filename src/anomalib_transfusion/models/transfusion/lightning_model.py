@@ -32,7 +32,7 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
-    step while it localises them. Image sides must be multiples of ``2 ** (len(channel_multipliers) - 1)``.
+    step while it localizes them. Image sides must be multiples of ``2 ** (len(channel_multipliers) - 1)``.
 
     Args:
         timesteps: Number of timesteps T of the diffusion process.
@@ -64,7 +64,7 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
             for few passes, or one. The others have any timestep, evenly, which with 0 are all (the paper's).
         patch_size: Side in pixels of the patches whose pixels are channels of the network: space-to-depth before it,
             depth-to-space behind it. 1 for pixels (the paper's).
-        qk_norm: Whether queries and keys of the attention are normalised, so that it bears a higher learning rate; the
+        qk_norm: Whether queries and keys of the attention are normalized, so that it bears a higher learning rate; the
             paper's are not.
         backbone: timm's name of a network with ``features_only``, pretrained and frozen, whose features of x_t the
             encoder sees as well: ``tf_efficientnet_lite0``, ``resnet18``, ...; ``None`` for none (the paper's). Its

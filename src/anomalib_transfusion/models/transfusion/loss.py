@@ -19,7 +19,7 @@ __all__ = ["LossTerms", "Target", "TransFusionLoss", "ssim_loss"]
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-# Of images in [-1, 1]; it sets the two stabilising constants of SSIM.
+# Of images in [-1, 1]; it sets the two stabilizing constants of SSIM.
 SSIM_DYNAMIC_RANGE = 2.0
 
 Weight = Annotated[float, Range(0, remedy="0 switches the term off.", problem="must not be negative;")]

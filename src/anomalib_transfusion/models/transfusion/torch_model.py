@@ -113,7 +113,7 @@ class TransFusionModel(nn.Module):
             bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
         patch_size: Side of the patches of pixels that are channels of the network.
-        qk_norm: Whether queries and keys of the attention are normalised.
+        qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features the network sees; ``None`` for none.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
 
@@ -261,7 +261,7 @@ class TransFusionModel(nn.Module):
         images: torch.Tensor,
         callback: Callable[[ReverseStep], None] | None = None,
     ) -> ReverseProcess:
-        """Make anomalies transparent step by step while localising them (paper Section 3.4).
+        """Make anomalies transparent step by step while localizing them (paper Section 3.4).
 
         Args:
             images: Images in [0, 1], ``(B, 3, H, W)``.
@@ -352,7 +352,7 @@ class TransFusionModel(nn.Module):
 
 
 def check_filter_size(filter_size: int) -> None:
-    """Raise ValueError, naming the value, if the mean filter has no centre or is far too large."""
+    """Raise ValueError, naming the value, if the mean filter has no center or is far too large."""
     if not 1 <= filter_size <= MAX_FILTER_SIZE or filter_size % 2 == 0:
         msg = (
             f"filter_size={filter_size} must be odd, so that it has a centre, and from 1 to {MAX_FILTER_SIZE} (the "

@@ -116,7 +116,7 @@ def reverse_step(
 
     Args:
         x_t: Current image, ``(B, C, H, W)``.
-        mask: Mask probability in [0, 1], ``(B, 1, H, W)``; binarised at 0.5 here.
+        mask: Mask probability in [0, 1], ``(B, 1, H, W)``; binarized at 0.5 here.
         weighted_anomaly: beta_t times the anomaly appearance, ``(B, C, H, W)``.
         normal: Normal appearance, ``(B, C, H, W)``.
         beta: beta_t > 0, broadcastable to ``(B, 1, 1, 1)``.

@@ -4,9 +4,9 @@
 """The network of TransFusion: a ResUNet with time embedding, attention at low resolutions and three heads.
 
 Paper Section 3.2. Three facts are taken from the published code because the paper leaves them open: the positional
-encoding is a single channel, the sine of the row index; attention blocks have no normalisation; and that of the
+encoding is a single channel, the sine of the row index; attention blocks have no normalization; and that of the
 residual blocks has 32 groups (fewer in networks narrower than 32 channels). Patches, a pretrained backbone and the
-normalisation of queries and keys are not in the paper, and off by default.
+normalization of queries and keys are not in the paper, and off by default.
 """
 
 import math
@@ -51,7 +51,7 @@ class EncoderLevel(nn.Module):
     Args:
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
         attention: Makes the attention of a block, as for a block.
         downsample: Whether the resolution is halved afterwards.
     """
@@ -107,7 +107,7 @@ class DecoderLevel(nn.Module):
         channels: Channels before, between and after the blocks.
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
         attention: Makes the attention of a block, as for a block.
         upsample: Whether the resolution is doubled afterwards.
     """
@@ -140,7 +140,7 @@ class DecoderLevel(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Batch normalisation, SiLU and a convolution to the logits.
+    """Batch normalization, SiLU and a convolution to the logits.
 
     Args:
         channels: Channels of the input.
@@ -168,7 +168,7 @@ class ResUNet(nn.Module):
         positional_encoding: Whether the sine of the row index is an input.
         previous_mask: Whether the previous mask estimate is an input.
         patch_size: Side of the patches of pixels that become channels before the network, and pixels behind it.
-        qk_norm: Whether queries and keys of the attention are normalised.
+        qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features of x_t are added in the encoder.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
 
