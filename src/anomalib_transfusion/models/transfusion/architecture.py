@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sizes of TransFusion's network that cannot be built."""
+"""Checks of the parameters of TransFusion's network."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,7 +10,7 @@ from anomalib_transfusion.checks import Range, check_arguments
 
 __all__ = ["check_architecture", "check_patches"]
 
-# Far beyond any use, and below what exhausts the memory of a computer without a word.
+# Far beyond any use, and small enough that building the network does not exhaust the memory.
 MAX_WIDTH = 8192
 MAX_LEVELS = 10
 
@@ -52,7 +52,7 @@ def check_patches(
     backbone: str | None,
     backbone_layers: Sequence[str] | None,
 ) -> None:
-    """Raise ValueError, naming the value, if patches are impossible, or there are layers of no backbone."""
+    """Raise ValueError, naming the value, if the patch size is impossible, or layers are given without a backbone."""
     check_arguments(check_patches, locals())
     if backbone is None and backbone_layers is not None:
         msg = (

@@ -3,10 +3,10 @@
 
 """The network of TransFusion: a ResUNet with time embedding, attention at low resolutions and three heads.
 
-Paper Section 3.2. Three facts are taken from the published code because the paper leaves them open: the positional
-encoding is a single channel, the sine of the row index; attention blocks have no normalization; and that of the
-residual blocks has 32 groups (fewer in networks narrower than 32 channels). Patches, a pretrained backbone and the
-normalization of queries and keys are not in the paper, and off by default.
+Paper Section 3.2. Three facts are from the published code, because the paper leaves them open: the positional
+encoding is a single channel, the sine of the row index; attention blocks have no normalization; and the group
+normalization of residual blocks has 32 groups (fewer in networks narrower than 32 channels). Patches, a
+pretrained backbone and the normalization of queries and keys are not in the paper, and off by default.
 """
 
 import math
@@ -25,14 +25,14 @@ from .architecture import check_architecture, check_patches
 from .blocks import AttentionBlock, ResidualBlock, TimeEmbedding, UNetBlock
 from .features import BackboneFeatures
 
-# Models that were exported before the blocks had a file of their own look for them here.
+# The blocks as well: models that were exported when they were still in this module import them from here.
 __all__ = ["AttentionBlock", "Prediction", "ResUNet", "ResidualBlock", "TimeEmbedding", "UNetBlock"]
 
 IMAGE_CHANNELS = 3
 
 
 class Prediction(NamedTuple):
-    """What the three heads predict for an image x_t.
+    """Predictions of the three heads for an image x_t.
 
     Attributes:
         anomaly: beta_t times the anomaly appearance, ``(B, 3, H, W)``.
@@ -46,13 +46,13 @@ class Prediction(NamedTuple):
 
 
 class EncoderLevel(nn.Module):
-    """The blocks of one resolution on the way down, and the convolution that halves it.
+    """The blocks of one encoder level, and the convolution that halves the resolution.
 
     Args:
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
         groups: Largest number of groups of the group normalization.
-        attention: Makes the attention of a block, as for a block.
+        attention: Builds the attention of a block, see :class:`UNetBlock`.
         downsample: Whether the resolution is halved afterwards.
     """
 
@@ -78,16 +78,16 @@ class EncoderLevel(nn.Module):
         skips: list[torch.Tensor],
         features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run the level on ``(B, C, H, W)`` and append what the decoder will need to ``skips``.
+        """Run the level, and append its features for the skip connections to ``skips``.
 
         Args:
-            x: The input.
-            time: The embedding of the timestep.
-            skips: What was appended before.
-            features: Added behind the first block, of its channels.
+            x: The input, ``(B, C, H, W)``.
+            time: The embedding of the timestep, ``(B, time_channels)``.
+            skips: Features of the levels before.
+            features: Features of a backbone to add behind the first block, with its channels and resolution.
 
         Returns:
-            The output.
+            The output, of half the resolution if the level downsamples.
         """
         for number, block in enumerate(self.blocks):
             x = block(x, time)
@@ -101,14 +101,14 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """The blocks of one resolution on the way up, each with a skip connection, and the convolution that doubles it.
+    """The blocks of one decoder level, each with a skip connection, and the convolution that doubles the resolution.
 
     Args:
         channels: Channels before, between and after the blocks.
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
         groups: Largest number of groups of the group normalization.
-        attention: Makes the attention of a block, as for a block.
+        attention: Builds the attention of a block, see :class:`UNetBlock`.
         upsample: Whether the resolution is doubled afterwards.
     """
 
@@ -130,17 +130,17 @@ class DecoderLevel(nn.Module):
         self.upsample = nn.ConvTranspose2d(width, width, kernel_size=4, stride=2, padding=1) if upsample else None
 
     def forward(self, features: list[torch.Tensor], time: torch.Tensor) -> torch.Tensor:
-        """Run the level on the last of ``features``, ``(B, C, H, W)``; before it are those of the encoder."""
+        """Run the level on the last of ``features``, ``(B, C, H, W)``; those before it are the skip connections."""
         x = features.pop()
         for block in self.blocks:
-            # On its own, so that what is concatenated is free when the block, where memory peaks, begins.
+            # A statement of its own, so that the concatenated tensors are freed before the block, where memory peaks.
             x = torch.cat((x, features.pop()), dim=1)
             x = block(x, time, overwrite=True)
         return x if self.upsample is None else self.upsample(x)
 
 
 class MaskHead(nn.Module):
-    """Batch normalization, SiLU and a convolution to the logits.
+    """Batch normalization, SiLU and a convolution to the logits of the anomaly mask.
 
     Args:
         channels: Channels of the input.
@@ -163,11 +163,11 @@ class ResUNet(nn.Module):
     Args:
         base_channels: Channels at the highest resolution, a multiple of 8.
         channel_multipliers: Channels of each level as multiples of ``base_channels``, highest resolution first.
-        num_blocks: Residual blocks a level (the decoder has one more).
+        num_blocks: Number of residual blocks in each level (the decoder has one more).
         attention_levels: Indices of the levels with attention; negative ones count from the lowest resolution.
         positional_encoding: Whether the sine of the row index is an input.
         previous_mask: Whether the previous mask estimate is an input.
-        patch_size: Side of the patches of pixels that become channels before the network, and pixels behind it.
+        patch_size: Side in pixels of the patches that become channels before the network, and pixels again after it.
         qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features of x_t are added in the encoder.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
@@ -176,7 +176,7 @@ class ResUNet(nn.Module):
         ValueError: If a width, a number, a level or the backbone is impossible.
     """
 
-    # Of the class as well, which networks have that were pickled before there were these.
+    # Also class attributes, for networks that were pickled before these parameters existed.
     patch_size = 1
     qk_norm = False
     has_backbone = False
@@ -244,7 +244,7 @@ class ResUNet(nn.Module):
         self.mask_head = MaskHead(base_channels, pixels)
 
         if backbone is not None:
-            # Last, so that the weights above are drawn as without one.
+            # Last, so that the random weights above are the same with and without a backbone.
             strides = [patch_size * 2**level for level in range(num_levels)]
             self.features = BackboneFeatures(backbone, backbone_layers, widths, strides)
             self.stride = math.lcm(self.stride, *self.features.backbone.strides)
@@ -280,7 +280,7 @@ class ResUNet(nn.Module):
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)
         if channels_last:
-            # Convolutions follow the format of their input, whatever that of their weights.
+            # Convolutions compute in the memory format of their input, whatever that of their weights.
             x = x.contiguous(memory_format=torch.channels_last)
         features = {}
         if self.has_backbone:
@@ -292,7 +292,7 @@ class ResUNet(nn.Module):
         for block in self.middle:
             x = block(x, time)
         for level in self.decoder:
-            # Handed over, so that it is free as soon as the level has used it.
+            # Passed in the list, so that the level can free it.
             skips.append(x)
             del x
             x = level(skips, time)
