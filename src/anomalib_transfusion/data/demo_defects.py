@@ -33,7 +33,7 @@ _VISIBLE_MEAN = 14.0
 _VISIBLE_PART, _VISIBLE_LEVELS = 0.75, 4
 
 _TRIES = 200
-#: Outlines are drawn this many times larger and shrunk, because OpenCV's own anti-aliasing knows whole widths only.
+#: Outlines are drawn this many times larger and shrunk, because OpenCV's own anti-aliasing needs integer widths.
 _OVERSAMPLING = 4
 
 
@@ -68,7 +68,7 @@ def crack(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
 
 
 def displaced(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-    """Replace an angular chunk by content from nearby, turned and shifted, with a gap along one side.
+    """Replace an angular chunk by rotated and shifted content from nearby, with a gap along one side.
 
     Args:
         image: Surface without a defect, ``(H, W)`` or ``(H, W, C)``, uint8.

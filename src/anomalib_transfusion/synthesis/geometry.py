@@ -9,7 +9,7 @@ from torch.nn.functional import grid_sample
 
 
 def rotate(images: Tensor, degrees: Tensor, mode: str = "bilinear") -> Tensor:
-    """Rotate each image about its center and fill what comes from outside of it with zero.
+    """Rotate each image about its center; pixels from outside of it are zero.
 
     The sampling grid is written out instead of taken from ``affine_grid``, whose matrix product would run at the
     reduced precision of autocast or TF32 and move pixels.
