@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The plots of a report. They are drawn without a display."""
+"""The plots of a report, drawn without a display."""
 
 import math
 from pathlib import Path
@@ -33,7 +33,7 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
 
     Args:
         table: The numbers.
-        name: What they are called.
+        name: Name of the metric.
         title: Title of the plot.
         path: PNG to write.
     """
@@ -90,7 +90,7 @@ def plot_throughput(points: pd.DataFrame, name: str, title: str, path: Path) -> 
 
     Args:
         points: Columns ``throughput`` in images per second and ``accuracy`` in [0, 1]; the index names the models.
-        name: What the accuracy is called.
+        name: Name of the metric of accuracy.
         title: Title of the plot.
         path: PNG to write.
     """
