@@ -33,7 +33,7 @@ FALSE_ALARMS = 0.05
 RING_PIXELS = 5
 SIZES = (0, 25, 100, 400, np.inf)
 CONTRASTS = (0, 5, 10, 20, 40, 256)
-# Half a grey level of 8 bits: beyond rounding.
+# Half a gray level of 8 bits: beyond rounding.
 UNCHANGED = 0.5 / 255
 COLUMNS = 4
 INCHES = 1.35
@@ -62,7 +62,7 @@ def describe(found: Found) -> pd.DataFrame:
     """Describe every image with a defect.
 
     Returns:
-        A row an image: ``place`` among all, ``kind``, ``score``, ``area`` of the defect in pixels, ``contrast`` in grey
+        A row an image: ``place`` among all, ``kind``, ``score``, ``area`` of the defect in pixels, ``contrast`` in gray
         levels of 8 bits against a ring around it, ``border``: whether it touches one, ``detected``, ``hit``:
         whether the largest value of the map lies on the defect or within the ring, ``changed``: whether the reverse
         process changed any pixel of the defect, which it does where a mask is above 0.5.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long a training step takes, from normal images to the optimiser's step: ours, its variants and the plain path's.
+"""How long a training step takes, from normal images to the optimizer's step: ours, its variants and the plain path's.
 
     python benchmarks/training_step.py --size small
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether files that belong to one image lie on each other: orientation and aspect ratio."""
+"""Checks that an image and its mask cover each other pixel by pixel: EXIF orientation and aspect ratio."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def orientation_of(file: Image.Image) -> int:
     """Return the orientation that EXIF gives an image, 1 where it is shown as it is stored.
 
     Args:
-        file: The file, opened; its head is enough. TIFF is turned by every program, and so counts as 1.
+        file: The opened file; its pixels are not decoded. A TIFF file always gives 1, because every program turns it.
     """
     # PIL decodes all of a PNG to look for EXIF behind the pixels, where hardly any program writes it.
     if file.format == "TIFF" or (file.format == "PNG" and not {"exif", "Raw profile type exif"} & file.info.keys()):
@@ -40,12 +40,12 @@ def check_upright(orientation: int, path: str | Path, what: str) -> None:
     says.
 
     Args:
-        orientation: Its orientation by EXIF.
-        path: The file, for the message.
-        what: What it is, for the message: ``image``, ``mask``, ...
+        orientation: Orientation of the image by EXIF, as :func:`orientation_of` returns it.
+        path: Path of the file, for the message.
+        what: Name of the kind of file, for the message: ``image``, ``mask``, ...
 
     Raises:
-        ValueError: If the image is to be turned; names EXIF and the orientation.
+        ValueError: If the orientation is not 1; the message names the file and the orientation.
     """
     if orientation in TURNS:
         msg = (
@@ -58,10 +58,10 @@ def check_upright(orientation: int, path: str | Path, what: str) -> None:
 
 
 def cover_each_other(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Tell whether two images have one aspect ratio, up to a pixel.
+    """Tell whether two images have the same aspect ratio, up to a pixel.
 
     Args:
-        size: Width and height of the one in pixels.
-        other: Width and height of the other.
+        size: Width and height of the first image in pixels.
+        other: Width and height of the second image in pixels.
     """
     return abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)

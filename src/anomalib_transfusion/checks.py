@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Arguments held against signatures, and tensors against what a function expects; what messages about them list."""
+"""Checks of arguments against signatures and of tensors against expected shapes, and helpers for their messages."""
 
 import inspect
 import math
@@ -33,8 +33,8 @@ __all__ = [
     "taken_by",
 ]
 
-# Of values outside of [0, 1]. Bicubic enlargement overshoots at an edge by 1/9 of its height and in a corner by
-# (10/9)^2 - 1 = 0.235; images whose mean was subtracted go much further.
+# Largest accepted excess of image values over [0, 1]. Bicubic enlargement overshoots at an edge by 1/9 of its height
+# and in a corner by (10/9)^2 - 1 = 0.235; images whose mean was subtracted go much further.
 OVERSHOOT = 0.25
 
 _NAMES = {
@@ -53,8 +53,8 @@ class Range(NamedTuple):
     Attributes:
         least: Smallest value.
         most: Largest value.
-        remedy: End of the message about another value: what to do.
-        problem: What the message says before, after name and value; ``{least}`` and ``{most}`` are filled in.
+        remedy: Last sentence of the error message: what the user should do.
+        problem: Text of the message between ``name=value`` and ``remedy``; ``{least}`` and ``{most}`` are filled in.
     """
 
     least: float
@@ -64,15 +64,14 @@ class Range(NamedTuple):
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as plain values, or raise an error that names one that cannot be what the signature says.
+    """Return arguments as plain values, or raise an error that names an argument that contradicts its annotation.
 
     Numbers, flags, texts, paths and sequences of them, choices (``Literal``) and the :class:`Range` of a number are
-    checked. What only the function itself can judge (what relates two arguments, objects of other classes) is left to
-    it.
+    checked. Relations between two arguments, and objects of other classes, are left to the function itself.
 
     Args:
         function: The function, with annotations.
-        arguments: Its arguments, as ``locals()`` has them; other names are ignored.
+        arguments: Its arguments by name, as ``locals()`` returns them; names that are no parameters are ignored.
 
     Returns:
         The arguments by name, each as :func:`plain` gives it.
@@ -122,10 +121,10 @@ def _check_limits(name: str, value: Any, annotation: Any) -> None:  # noqa: ANN4
 
 
 def taken_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments, of many, whose names are parameters of a function or class.
+    """Return the arguments whose names are parameters of a function or class.
 
     Args:
-        function: A function, or a class; what its constructor hands on by ``**`` is taken by the classes behind it.
+        function: A function, or a class. Where its constructor has ``**kwargs``, parameters of its bases count as well.
         arguments: Arguments by name.
     """
     accepted: set[str] = set()
@@ -139,22 +138,22 @@ def taken_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict
 
 
 def defaults_of(model: type) -> dict[str, Any]:
-    """Return the defaults of a class's parameters, those that it hands on to its bases by ``**`` included."""
+    """Return the defaults of the parameters of a class and of all its bases."""
     constructors = [vars(base)["__init__"] for base in reversed(model.__mro__) if "__init__" in vars(base)]
     parameters = [one for constructor in constructors for one in inspect.signature(constructor).parameters.values()]
     return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """Return a value as one of Python's own types, which a checkpoint can be read back with.
+    """Convert a value to one of Python's built-in types, so that ``torch.load(weights_only=True)`` can read it.
 
     Args:
-        value: A number, flag, text, path, sequence or dictionary of any class: of NumPy, PyTorch or OmegaConf, a
-            member of an enumeration of texts or numbers, a range.
+        value: A number, flag, text, path, sequence or dictionary of any class, such as those of NumPy, PyTorch and
+            OmegaConf, members of enumerations of texts or numbers, and ranges.
 
     Returns:
-        The same as ``int``, ``float``, ``bool``, ``str``, ``list``, ``tuple`` or ``dict``; a path as its text. What is
-        none of them is returned as it is.
+        The value as ``int``, ``float``, ``bool``, ``str`` (also for a path), ``list``, ``tuple`` or ``dict``. Any other
+        value is returned unchanged.
     """
     if isinstance(value, np.generic | np.ndarray) or (isinstance(value, torch.Tensor) and value.ndim < 2):
         value = value.tolist()
@@ -162,7 +161,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401
         value = os.fspath(value)
     if isinstance(value, UserString):
         value = value.data
-    # The methods of the classes themselves: a subclass may say something else of itself, as enumerations do.
+    # The methods of the built-in classes: a subclass may override them, as enumerations do.
     if isinstance(value, str):
         return str.__str__(value)  # noqa: PLC2801
     if isinstance(value, int) and not isinstance(value, bool):
@@ -178,14 +177,14 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """Return the members of a union, or the annotation alone; what an annotation says beside the type is left out."""
+    """Return the members of a union, or the annotation alone; metadata of ``Annotated`` is dropped."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
 
 def _finite(value: float) -> bool:
-    """Tell whether a number, a whole one of any length included, is one that a float can hold."""
+    """Tell whether a float can hold a number; an ``int`` may be too large."""
     return abs(value) <= sys.float_info.max
 
 
@@ -222,28 +221,28 @@ def _described(annotation: Any) -> str:  # noqa: ANN401
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Name some of many, and say how many more there are.
+    """Join the first names with commas, and say how many more there are.
 
     Args:
         names: The names.
-        most: How many are named.
+        most: Largest number of names to list.
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def check_images(images: torch.Tensor, stride: int) -> None:
-    """Raise an error that says what is wrong if a tensor is no batch of images for the network.
+    """Raise an error if a tensor is no batch of images that the network can process.
 
-    Only shape and type: looking at values makes a GPU wait.
+    Only shape and type are checked: to look at values, the host would have to wait for a GPU.
 
     Args:
-        images: What should be ``(B, 3, H, W)`` of floating point numbers.
-        stride: What H and W must be multiples of.
+        images: Expected to be of floating point type and of shape ``(B, 3, H, W)``.
+        stride: Number that H and W must be multiples of.
 
     Raises:
-        TypeError: If it is no tensor, or not of floating point numbers.
-        ValueError: If its shape is another.
+        TypeError: If ``images`` is no tensor, or not of floating point type.
+        ValueError: If the shape differs from ``(B, 3, H, W)``, B is 0, or H or W is no multiple of the stride.
     """
     if not isinstance(images, torch.Tensor):
         msg = (
@@ -268,14 +267,15 @@ def check_images(images: torch.Tensor, stride: int) -> None:
 
 
 def check_range(images: torch.Tensor) -> None:
-    """Raise ValueError if images are not in [0, 1], but for a small overshoot.
+    """Raise ValueError if images are outside of [0, 1] by more than an overshoot of 0.25.
 
-    This makes a GPU wait. Nothing is checked while a model is exported, compiled or captured: there are no values then.
+    The host waits for a GPU here. Nothing is checked while a model is exported, compiled or captured as a CUDA graph,
+    because tensors have no values then.
 
     Args:
         images: Images, ``(B, 3, H, W)``.
     """
-    # First, and alone: the compiler leaves out what comes after it.
+    # In a statement of its own, and first: the compiler then drops all that follows.
     if torch.compiler.is_compiling():
         return
     recorded = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or isinstance(images, FakeTensor)
@@ -285,11 +285,11 @@ def check_range(images: torch.Tensor) -> None:
 
 
 def refuse_range(lowest: float, highest: float, when: str = "") -> None:
-    """Raise ValueError if the values of images are not in [0, 1], but for a small overshoot.
+    """Raise ValueError if the values of images are outside of [0, 1] by more than an overshoot of 0.25.
 
     Args:
-        lowest: Smallest value; NaN where one is no number.
-        highest: Largest value.
+        lowest: Smallest value; NaN if any value is NaN.
+        highest: Largest value; NaN if any value is NaN.
         when: Where in a run the images were seen, for the message.
     """
     if -OVERSHOOT <= lowest <= highest <= 1 + OVERSHOOT:
@@ -303,12 +303,12 @@ def refuse_range(lowest: float, highest: float, when: str = "") -> None:
 
 
 def check_shape(name: str, tensor: torch.Tensor, *expected: int) -> None:
-    """Raise ValueError if a tensor has another shape: many others would be broadcast, and give nonsense in silence.
+    """Raise ValueError if a tensor does not have a shape; many a wrong shape would silently be broadcast.
 
     Args:
         name: Name of the tensor, for the message.
         tensor: The tensor.
-        expected: Its sizes.
+        expected: The expected size of each dimension.
     """
     if tensor.shape != expected:
         msg = (
@@ -319,11 +319,11 @@ def check_shape(name: str, tensor: torch.Tensor, *expected: int) -> None:
 
 
 def check_image_size(size: tuple[int, int], stride: int) -> None:
-    """Raise ValueError, naming the nearest possible sizes, if a side is no multiple of the stride.
+    """Raise ValueError, naming the nearest valid sizes, if height or width is no multiple of the stride.
 
     Args:
         size: Height and width in pixels.
-        stride: What both must be multiples of: the network halves the image once a level.
+        stride: Number that both must be multiples of.
     """
     if all(side > 0 and side % stride == 0 for side in size):
         return

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``anomalib-transfusion``: what anomalib's own command line has no place for."""
+"""The command ``anomalib-transfusion``: subcommands ``convert``, ``report``, ``explain`` and ``fix-category``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +148,7 @@ def fix_category(ckpt: Path, category: str, output: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of the user's is a line on the terminal, not a traceback."""
+    """Run the command line; OSError and ValueError end it with a one-line message instead of a traceback."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="anomalib-transfusion", description="What anomalib's command line has no place for.")

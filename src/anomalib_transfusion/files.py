@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that are either written whole or not at all, names that file systems take, and why a file is not read."""
+"""Atomic writing of files, file names within the limits of file systems, and reasons why a file cannot be loaded."""
 
 import errno
 import hashlib
@@ -13,7 +13,8 @@ from pathlib import Path
 
 __all__ = ["fitting_name", "marked_name", "reason_of", "written_whole"]
 
-# Of one name, in bytes, on the file systems of Linux and macOS. Windows counts 255 UTF-16 units, which are never more.
+# Limit of a file name in bytes on the file systems of Linux and macOS. Windows takes 255 UTF-16 units; a name of 255
+# bytes in UTF-8 never has more.
 LONGEST_NAME = 255
 
 
@@ -24,20 +25,20 @@ def fitting_name(name: str) -> str:
         name: The name, without folders. In UTF-8, a Chinese character has three bytes.
 
     Returns:
-        The name, or as many of its first characters as fit, a mark of the whole name, and its suffix.
+        The name if it fits, otherwise ``STEM~MARK.SUFFIX`` as :func:`marked_name` makes it.
     """
     return name if len(os.fsencode(name)) <= LONGEST_NAME else marked_name(name, name)
 
 
 def marked_name(name: str, source: str) -> str:
-    """Return the name of a file with eight hexadecimal digits that stand for something, before its suffix.
+    """Insert a mark, eight hexadecimal digits of a hash, before the suffix of a file name.
 
     Args:
         name: The name, without folders; shortened at the end of a character where it would not fit.
-        source: What the mark stands for.
+        source: The text that is hashed.
 
     Returns:
-        ``STEM~MARK.SUFFIX``; names with different sources differ.
+        ``STEM~MARK.SUFFIX``; different sources give different marks.
     """
     mark = hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
     suffix = Path(name).suffix
@@ -53,25 +54,25 @@ def marked_name(name: str, source: str) -> str:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a file beside another to write into, which takes the other's place when it is whole.
+    """Write a file atomically: yield a temporary path beside it, which replaces the file at the end of the context.
 
-    What was there before stays until then, and for good where writing fails. Of a killed process, a file
-    ``.NAME.partial`` may stay behind (shortened where that is too long for a name), which the next one writes over.
+    The previous file stays until then, and also if writing fails. A killed process may leave the temporary file
+    ``.NAME.partial`` behind (its name shortened if too long), which the next write replaces.
 
     Args:
         path: The file to write.
 
     Yields:
-        The file to write into; its folder exists.
+        The temporary path to write to; its folder exists.
 
     Raises:
-        OSError: If it cannot be written, with the name of the file.
+        OSError: If the file cannot be written; the message names it.
     """
     partial = path.with_name(fitting_name(f".{path.name}.partial"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        # On the disk before the name changes: after a power failure the name must not stand for an empty file.
+        # Flushed to the disk before the rename: after a power failure the name must not stand for an empty file.
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)

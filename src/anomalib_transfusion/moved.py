@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Former places of modules and names, which code, configs and exported models of earlier versions have."""
+"""Imports under former module paths and names, which code, configs and exported models of earlier versions use."""
 
 import sys
 from collections.abc import Callable
@@ -42,7 +42,7 @@ _MOVED_OUT_OF = {
 
 
 class _FormerNames(MetaPathFinder, Loader):
-    """Imports a module under its present name where the former one is asked for: both are the same object."""
+    """Import hook that resolves a former module name to the module under its present name, the same object."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return a specification for a former name."""
@@ -52,23 +52,23 @@ class _FormerNames(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: PLR6301
         """Import the module under its present name."""
         module = import_module(MOVED[spec.name])
-        # Python is about to give the module this specification; it is to keep its own.
+        # Python is about to set this specification on the module, which must keep its own: exec_module restores it.
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:  # noqa: PLR6301
-        """Leave the module, which has run already, as it was."""
+        """Restore the specification of the module, whose code has run already."""
         module.__spec__ = module.__spec__ and module.__spec__.loader_state
 
 
 def keep_former_names() -> None:
-    """Let the former names of modules be imported; nothing is imported before."""
+    """Make the former names of modules importable; a module is imported only when it is asked for."""
     if not any(isinstance(finder, _FormerNames) for finder in sys.meta_path):
         sys.meta_path.append(_FormerNames())
 
 
 def former_names(module: str) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a module that names have moved out of, up to a module that imports this one.
+    """Return a ``__getattr__`` for a module that finds names that have moved to another module.
 
     Args:
         module: The module's ``__name__``; it has an ``__all__``.

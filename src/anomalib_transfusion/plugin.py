@@ -27,10 +27,10 @@ class _Group(NamedTuple):
 
     Attributes:
         name: The entry-point group; also the anomalib package whose import fires the hook.
-        late: The module to wait for where the package is already being imported. anomalib's packages import torch
-            themselves: at that moment they are half imported, and this submodule is the last that they import.
+        late: The module to wait for if the package is already being imported. anomalib's packages import torch
+            themselves and are partially imported at that moment; ``late`` is the last submodule that they import.
         modules: The modules that get an attribute for each class.
-        taken: Further modules whose names are anomalib's own.
+        taken: Further modules whose attributes a plugin must not shadow.
     """
 
     name: str
@@ -79,7 +79,7 @@ def _module_to_wait_for(group: _Group) -> str:
 
 
 def _is_being_imported(name: str) -> bool:
-    """Tell whether a module is half imported."""
+    """Tell whether a module is partially imported."""
     return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
@@ -100,7 +100,7 @@ def _hook(group: _Group) -> Callable[[ModuleType], None]:
 
 
 def _register_benchmark(_module: ModuleType) -> None:
-    """Put the plugin's benchmark into anomalib's registry of pipelines, in the place of anomalib's own and no other."""
+    """Replace anomalib's own benchmark in its registry of pipelines, but not a benchmark of another plugin."""
     try:
         registry = sys.modules[_PIPELINES.name].PIPELINE_REGISTRY
         if registry is None:
@@ -119,10 +119,10 @@ def _register_benchmark(_module: ModuleType) -> None:
 
 
 def _load(entry_point: EntryPoint, group: _Group) -> None:
-    """Import what an entry point names and set it on anomalib's modules; a name of anomalib's own is left alone.
+    """Load an entry point and set its class on anomalib's modules, unless anomalib itself has a class of that name.
 
-    A class of that name is not even imported: ``get_model`` goes through the subclasses of ``AnomalibModule`` and would
-    find it there.
+    In that case the plugin's class is not even imported: ``get_model`` searches the subclasses of ``AnomalibModule``
+    and would find it there.
     """
     targets = [sys.modules[name] for name in group.modules if name in sys.modules]
     owners = [*targets, *(sys.modules[name] for name in group.taken if name in sys.modules)]
@@ -148,12 +148,12 @@ def _load(entry_point: EntryPoint, group: _Group) -> None:
 
 
 def _with_parents(name: str) -> Iterator[str]:
-    """Give the names of a module's packages, outermost first, and its own."""
+    """Yield the names of a module's parent packages, outermost first, and then its own."""
     return accumulate(name.split("."), "{}.{}".format)
 
 
 def _set_when_asked_for(entry_point: EntryPoint, target: ModuleType) -> None:
-    """Let a module load an entry point when its attribute is first looked up (PEP 562)."""
+    """Make a module load an entry point when the attribute of that name is first looked up (PEP 562)."""
     others: Callable[[str], Any] | None = vars(target).get("__getattr__")
 
     def look_up(name: str) -> Any:  # noqa: ANN401
@@ -173,7 +173,7 @@ def _set_when_asked_for(entry_point: EntryPoint, target: ModuleType) -> None:
 
 
 def _warn(message: str) -> None:
-    """Warn, also where warnings are turned into errors: an import must not fail over a plugin."""
+    """Warn; where warnings are turned into errors, write to stderr, so that a plugin never makes an import fail."""
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     except RuntimeWarning:

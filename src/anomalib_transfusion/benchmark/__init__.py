@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Benchmarks: a config becomes rows, a row a job, its results a file, and the files a report.
+"""Benchmarks: a config is expanded to rows, each row is run as a job and written to a file, and a report sums them up.
 
 The names are resolved on first use: a report needs neither anomalib nor torch.
 """

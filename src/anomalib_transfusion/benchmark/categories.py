@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows of one model for many categories in the table of a report: a row a category, beside models of one category."""
+"""One row for each category in the tables of a report, also for models that were trained on many categories."""
 
 import json
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ from .metrics import KIND, METRICS, NUM_CATEGORIES, by_category, joins_categorie
 
 __all__ = ["CLASS_SEPARATED", "MULTI_CLASS", "categories_of", "one_row_a_category", "trainings"]
 
-#: What the literature calls one model for many categories, and one model for each.
+#: Terms of the literature for one model for all categories, and for one model for each category.
 MULTI_CLASS, CLASS_SEPARATED = "multi-class", "class-separated"
 
 
 def one_row_a_category(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give each category that a model was trained for a row of its own.
+    """Split the rows of models for many categories into one row for each category.
 
     Args:
         frame: Rows of trainings, with the columns ``model``, ``dataset`` and ``category``. Those of ``MultiCategory``
             have columns ``METRIC_CATEGORY``, ``kind.CATEGORY/NAME.METRIC`` and ``picture_CATEGORY``.
 
     Returns:
-        Rows with these values under ``METRIC``, ``kind.NAME.METRIC`` and ``picture``, as trainings of one category have
-        them. ``training`` is the number of the training, ``trained_on`` its ``category``, and ``setting`` is
-        ``multi-class``, or where the data set has such rows, ``class-separated``, or nothing. The setting is added to
-        the name of the model. What failed on all categories failed on each that the data set has.
+        Rows with these values under ``METRIC``, ``kind.NAME.METRIC`` and ``picture``, as for trainings on one category.
+        ``training`` is the number of the training and ``trained_on`` its ``category``. ``setting`` is ``multi-class``,
+        ``class-separated`` for the other rows of a data set with such rows, or empty; it is added to the name of the
+        model. A failed training on all categories gives a failed row for each category of the data set.
     """
     frame = frame.assign(training=range(len(frame)), trained_on=frame["category"], setting="")
     joins = [joins_categories(path) for path in frame["data.class_path"]]
@@ -42,7 +42,7 @@ def one_row_a_category(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row, names, several in zip(trained, named, joins, strict=True):
         values = {**row, "setting": "" if len(names) == 1 else MULTI_CLASS}
-        # What failed on all categories that there are does not know their names.
+        # A failed training on "all" categories has no names of them.
         places = names or list(of_dataset[row["dataset"]])
         rows += [_of(name, places, values) for name in places] if several and places else [values]
     exploded = pd.DataFrame(rows)
@@ -55,18 +55,18 @@ def one_row_a_category(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def trainings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each training, of what is not of a category."""
+    """Return one row for each training, for values that do not depend on the category."""
     return rows.drop_duplicates("training") if "training" in rows else rows
 
 
 def categories_of(row: Mapping[str, Any]) -> list[str]:
-    """Return the categories that a training of MultiCategory has values of, or should have had.
+    """Return the categories with values in a row of MultiCategory, or those in its config if it has no values.
 
     Args:
         row: Columns of the training.
 
     Returns:
-        Their names; none where the training failed on all that there are.
+        Names of the categories; empty if a training on "all" categories failed.
     """
     prefixes = [by_category(metric, "") for metric in METRICS]
     names = [
@@ -81,7 +81,7 @@ def categories_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def _of(category: str, categories: list[str], values: dict[str, Any]) -> dict[str, Any]:
-    """Return what a row says about one category, without what it says about the others."""
+    """Return a row with the values of one category, without those of the others."""
     kept = dict(values)
     for name, absent in (*dict.fromkeys(METRICS, float("nan")).items(), ("picture", None)):
         kept[name] = kept.pop(by_category(name, category), absent)

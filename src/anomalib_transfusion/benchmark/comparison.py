@@ -20,14 +20,15 @@ def differences(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
         baseline: Name of the model that the others are compared with.
 
     Returns:
-        A row a model, with its notes. Means over the trainings in %, with half of their range where there are several;
-        differences in points between trainings of the same category and seed, with their range in brackets.
+        A row for each model, with its notes. Means over the trainings in %, with half of their range if there are
+        several; differences in percentage points between trainings of the same category and seed, with their range in
+        brackets.
     """
     present = [metric for metric in METRICS if metric in rows and rows[metric].notna().any()]
     done = rows[rows["status"] == "done"].set_index(["model", "category", "seed"])[present] * 100
     groups = done.groupby("model", sort=False)
     mean, spread = groups.mean(), (groups.max() - groups.min()) / 2
-    # Other categories and seeds are other trainings, and their differences chance.
+    # Only trainings of the same category and seed are compared; other differences are chance.
     base = done[done.index.get_level_values("model") == baseline].droplevel("model")
     others = done[done.index.get_level_values("model") != baseline]
     paired = (others - base.reindex(others.index.droplevel("model")).to_numpy()).dropna(how="all")
@@ -54,7 +55,7 @@ def differences(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def kinds(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """List a metric of each kind of defect of one category: a row a model, means over the seeds in %."""
+    """List a metric by kind of defect for one category: a row for each model, means over the seeds in %."""
     columns = {
         column.removeprefix(KIND).removesuffix(f".{metric}"): column
         for column in rows
@@ -69,7 +70,7 @@ def kinds(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def commands(rows: pd.DataFrame) -> list[str]:
-    """Say what was run by which command with how many threads, in lines of code."""
+    """List the commands as lines of code, each with a comment on its trainings, device and number of threads."""
     if "command" not in rows:
         return []
     lines = []

@@ -23,15 +23,15 @@ BENCHMARK_KEYS = {"data", "model", "seed"}
 
 @dataclass(frozen=True)
 class Options:
-    """What all rows of a benchmark share beside the grid.
+    """Options of a benchmark that all rows share.
 
     Attributes:
-        baseline: Name of the model that the report takes differences from.
-        checkpoints: Whether a training is saved every two minutes and goes on from there, and its weights are kept.
-        kinds: Whether the metrics are those of the scores before the post-processor, of each kind of defect as well.
-        minutes: Time for everything, after which no row is started.
-        only: Names of the models whose rows are run; all where there is none.
-        pictures: Whether the best, the median and the worst cases of each kind are drawn.
+        baseline: Name of the model that the others are compared with in the report.
+        checkpoints: Whether trainings are saved every two minutes, can be resumed, and keep their weights.
+        kinds: Whether metrics are computed from scores before the post-processor, also for each kind of defect.
+        minutes: Time limit in minutes, after which no row is started; ``None`` for no limit.
+        only: Names of the models whose rows are run; empty for all.
+        pictures: Whether the best, the median and the worst cases of each kind of defect are drawn.
     """
 
     baseline: str | None = None
@@ -43,7 +43,7 @@ class Options:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Options":
-        """Take the options of a config that was checked."""
+        """Read the options from a checked config."""
         return cls(
             config.get("baseline"),
             config.get("checkpoints", False),
@@ -55,11 +55,11 @@ class Options:
 
 
 def with_settings(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Give variables of a config other values.
+    """Replace values of a config's variables.
 
     Args:
         config: The config as it is in its file.
-        settings: ``NAME=VALUE`` each, with the value in YAML.
+        settings: Texts ``NAME=VALUE``, with the value in YAML.
 
     Raises:
         ValueError: If a setting has no value, or there is no such variable; the message names it.
@@ -78,14 +78,14 @@ def with_settings(config: dict[str, Any], settings: Sequence[str]) -> dict[str, 
 
 
 def resolve(config: dict[str, Any], accelerator: str) -> dict[str, Any]:
-    """Put the variables of a config in the places of their names, ``${NAME}``.
+    """Replace ``${NAME}`` in a config by the values of its variables.
 
     Args:
         config: The config with its ``variables``.
-        accelerator: ``cpu`` or ``cuda``: the variable ``accelerator``, by which others may be chosen.
+        accelerator: ``cpu`` or ``cuda``, the value of the variable ``accelerator``.
 
     Raises:
-        ValueError: If a variable has a name that is taken, or a name stands for nothing.
+        ValueError: If a variable has a reserved name, or a name in ``${...}`` is unknown.
     """
     variables = config.get("variables")
     if not variables:
@@ -109,7 +109,7 @@ def resolve(config: dict[str, Any], accelerator: str) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Check what surrounds the rows of a benchmark's config.
+    """Check a benchmark's config, but for its rows.
 
     Raises:
         ValueError: If a part is unknown, absent or impossible; the message names it.
@@ -143,14 +143,14 @@ def check_config(config: dict[str, Any]) -> None:
 
 
 def check_names(options: Options, names: Sequence[str]) -> None:
-    """Check that the models that the options name are there.
+    """Check that the models that the options name are in the config.
 
     Args:
         options: The options.
         names: Names of the models of all rows.
 
     Raises:
-        ValueError: If there is none of a name.
+        ValueError: If there is no model of a name.
     """
     for what, asked in (("only", options.only), ("baseline", [options.baseline] if options.baseline else [])):
         for name in asked:

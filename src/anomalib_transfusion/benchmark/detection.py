@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model finds: maps and scores of all test images, and the metrics of each category and kind of defect."""
+"""Anomaly maps and scores of all test images, and the metrics of each category and kind of defect."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,16 +24,16 @@ GOOD = "good"
 
 
 class Found(NamedTuple):
-    """Test images and what a model found in them, on the CPU.
+    """Test images and the predictions of a model for them, on the CPU.
 
     Attributes:
-        images: In [0, 1], whatever the model normalises them to, ``(N, 3, H, W)``.
-        masks: True masks, ``(N, H, W)``.
+        images: Images in [0, 1], without the model's normalization, ``(N, 3, H, W)``.
+        masks: True masks, bool, ``(N, H, W)``.
         kinds: ``good``, or the name of the folder of the defect, ``(N,)``.
         maps: Anomaly maps in the model's own units, ``(N, H, W)``.
-        scores: Scores in these, ``(N,)``.
-        reconstructions: In [0, 1], ``(N, 3, H, W)``, where the model makes them.
-        categories: Category of each image, ``(N,)``, where the data has several.
+        scores: Scores in the same units, ``(N,)``.
+        reconstructions: Reconstructions in [0, 1], ``(N, 3, H, W)``; ``None`` if the model makes none.
+        categories: Category of each image, ``(N,)``; ``None`` for data without categories.
     """
 
     images: torch.Tensor
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     categories: np.ndarray | None = None
 
     def of_each_category(self) -> dict[str, "Found"]:
-        """Return what was found in the images of each category; nothing where the data does not name any."""
+        """Return the results for each category; an empty dictionary for data without categories."""
         if self.categories is None:
             return {}
         places = {str(name): torch.from_numpy(self.categories == name) for name in dict.fromkeys(self.categories)}
@@ -63,13 +63,13 @@ class Found(NamedTuple):
 
 
 class Detections(Callback):
-    """Gathers what a model finds in a test; scores and maps are its own, before the post-processor clips them."""
+    """Callback that collects a model's own scores and maps in a test, before the post-processor changes them."""
 
     def __init__(self) -> None:
         self._batches: list[Found] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier test."""
+        """Discard the results of an earlier test."""
         del trainer, pl_module
         self._batches = []
 
@@ -87,7 +87,7 @@ class Detections(Callback):
         found: Any = outputs
         model: Any = pl_module
         size = found.image.shape[-2:]
-        # Of a good image there is no mask.
+        # Batches of good images may have no masks.
         absent = found.gt_mask is None
         masks = torch.zeros(len(found.image), *size) if absent else found.gt_mask.cpu().reshape(-1, *size)
         kinds = [
@@ -109,7 +109,7 @@ class Detections(Callback):
 
     @property
     def found(self) -> Found:
-        """What was found in all images."""
+        """Results for all images."""
         parts = zip(*self._batches, strict=True)
         images, masks, kinds, maps, scores, reconstructions, categories = (list(part) for part in parts)
         whole = None if any(part is None for part in reconstructions) else torch.cat(reconstructions)
@@ -125,7 +125,7 @@ class Detections(Callback):
 
 
 def denormalize(model: AnomalibModule, images: torch.Tensor) -> torch.Tensor:
-    """Undo the normalisation of a model's pre-processor, for people to look at the images ``(N, 3, H, W)``."""
+    """Undo the normalization of a model's pre-processor on images ``(N, 3, H, W)``, and clip them to [0, 1]."""
     transform = model.pre_processor.transform  # type: ignore[union-attr]
     for normalize in reversed(extract_transforms_by_type(transform, Normalize)):
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalize.mean, normalize.std))
@@ -137,12 +137,12 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
     """Compute the metrics of each kind of defect against the good images, and of all.
 
     Returns:
-        For each kind, and for ``all``: image AUROC, pixel AUROC, AUPRO, and the best F1 of images; those that judge
-        images or pixels of two classes, where there are two.
+        For each kind, and for ``all``: number of images, image AUROC, pixel AUROC, AUPRO, and the best F1 of images.
+        Metrics are absent if the ground truth has only one class.
     """
     kinds = sorted(set(found.kinds) - {GOOD})
     results: dict[str, dict[str, float]] = {}
-    # Outside of [0, 1], the metrics take values for logits, and a sigmoid makes large distances all the same.
+    # The metrics apply a sigmoid to values outside of [0, 1], which would saturate for large distances.
     scores, maps = _to_unit(found.scores), _to_unit(found.maps)
     for kind in [ALL, *kinds]:
         chosen = torch.from_numpy(np.isin(found.kinds, kinds if kind == ALL else [kind]) | (found.kinds == GOOD))
@@ -162,7 +162,7 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
         results[kind] = {"images": int(chosen.sum())}
         for name, metric in metrics.items():
             truth = getattr(batch, metric.fields[-1])
-            # Of one class, what a metric returns says nothing.
+            # With a single class in the ground truth, the value of a metric is meaningless.
             if truth.any() and not truth.all():
                 metric.update(batch)
                 results[kind][name] = float(metric.compute())
@@ -170,15 +170,15 @@ def measure(found: Found) -> dict[str, dict[str, float]]:
 
 
 def columns_of(found: Found) -> dict[str, float]:
-    """Measure, and name the results as columns.
+    """Compute the metrics, and return them as columns of a row.
 
     Args:
-        found: What a model found.
+        found: Results of a model.
 
     Returns:
         ``METRIC`` of all defects, and ``kind.NAME.METRIC`` of each kind. Where there are categories, ``METRIC`` is the
-        mean over them, each has ``METRIC_CATEGORY`` and ``kind.CATEGORY/NAME.METRIC``, and where some has no value,
-        ``METRIC_num_categories`` says over how many the mean is.
+        mean over them, each has ``METRIC_CATEGORY`` and ``kind.CATEGORY/NAME.METRIC``, and if a category has no
+        value, ``METRIC_num_categories`` is the number of categories in the mean.
     """
     categories = found.of_each_category()
     if not categories:

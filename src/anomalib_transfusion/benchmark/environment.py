@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where and with what something is measured: device, versions, commit and command."""
+"""Environment of a measurement: device, versions, commit and command."""
 
 import os
 import platform
@@ -44,13 +44,13 @@ def device_name(device: torch.device) -> str:
 
 
 def processor_information() -> str:
-    """Return what Linux says about the processors; nothing elsewhere."""
+    """Return ``/proc/cpuinfo`` of Linux; an empty text on other systems."""
     path = Path("/proc/cpuinfo")
     return path.read_text("utf-8") if path.is_file() else ""
 
 
 def version_of(name: str) -> str:
-    """Return the version of a distribution; a package may run from a folder, and have none."""
+    """Return the version of an installed distribution, or ``absent`` if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -58,7 +58,7 @@ def version_of(name: str) -> str:
 
 
 def commit() -> dict[str, Any]:
-    """Return commit and state of this package's sources; of a copy without git, what TRANSFUSION_COMMIT says."""
+    """Return the commit of this package's sources and whether they are changed; without git, ``TRANSFUSION_COMMIT``."""
     package = Path(anomalib_transfusion.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -74,7 +74,7 @@ def commit() -> dict[str, Any]:
 
 
 def command() -> str:
-    """Return the command line of this process as one types it."""
+    """Return the command line of this process as a user types it."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         return shlex.join(["python", "-m", f"{anomalib_transfusion.__name__}.{program.parent.name}", *sys.argv[1:]])

@@ -33,20 +33,20 @@ from .training import Training
 __all__ = ["BenchmarkJob", "first_line"]
 
 logger = logging.getLogger(__name__)
-# A traceback belongs into the log file, which anomalib's pipelines give to each logger, and not between the progress.
+# Tracebacks go to the log file only, which anomalib's pipelines add to each logger, and not to the terminal.
 logger.propagate = False
 
 
 class BenchmarkJob(Job):
     """Train, test and measure a model on a data set, and write the row.
 
-    Nothing is built before :meth:`run`: a job can be sent to another process, and what goes wrong becomes a row that
-    says so.
+    Nothing is built before :meth:`run`, so that a job can be sent to another process, and any error becomes a row with
+    the status ``failed``.
 
     Args:
-        row: What to run.
+        row: The row to run.
         output_dir: Folder of the benchmark.
-        log_file: Where a process of its own writes its log.
+        log_file: Log file, if the job runs in a separate process.
         options: What all rows of the benchmark share.
     """
 
@@ -69,7 +69,7 @@ class BenchmarkJob(Job):
         """
         if task_id is not None:
             redirect_logs(self.log_file)
-        # What a row before has left behind counts neither for this one's memory nor for its chance to run.
+        # Frees the memory of the row before, which must not count for this one.
         gc.collect()
         device = torch.device("cuda", task_id or 0) if self.row.accelerator == "cuda" else torch.device("cpu")
         result = {"status": "failed", "error": None, **self.row.columns(), "started": _now()}
@@ -167,7 +167,7 @@ class BenchmarkJob(Job):
 
 
 def first_line(error: str) -> str:
-    """Shorten an error to what fits on a terminal; the row has all of it."""
+    """Shorten an error to its first line and 200 characters; the row has all of it."""
     return shorten(next(iter(error.splitlines()), ""), 200, placeholder=" ...")
 
 

@@ -95,7 +95,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _tell_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the parameters that differ to the names of models that would otherwise be averaged as if they were one."""
+    """Add differing parameters to the names of models that would otherwise be averaged as the same model."""
     frame = frame.copy()
     columns = [name for name in frame if name == "accelerator" or name.startswith("model.")]
     for _, rows in frame.groupby(["dataset", "model"], sort=False):
@@ -104,7 +104,7 @@ def _tell_apart(frame: pd.DataFrame) -> pd.DataFrame:
         if max(map(len, same_place.unique())) == 1:
             continue
         varying = [column for column in settings if len(settings[column].unique()) > 1]
-        # The parameters of a part say more than its class.
+        # Parameters distinguish models better than class paths.
         varying = [column for column in varying if not column.endswith(".class_path")] or varying
         shown = settings[varying].rename(columns=lambda column: column.rsplit(".", 1)[-1])
         names = [", ".join(f"{key}={value}" for key, value in row.items()) for row in shown.to_dict("records")]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a benchmark measures beside anomalib's metrics: speed, memory, and the metrics that a model does not report."""
+"""Speed, memory and additional metrics that a benchmark measures besides a model's own metrics."""
 
 import re
 from collections.abc import Sequence
@@ -33,34 +33,34 @@ MIB = 2**20
 
 
 def complete_evaluator(model: AnomalibModule) -> None:
-    """Let a model report at least anomalib's own metrics and the pixels' AUPRO, under the same names."""
+    """Add anomalib's default metrics and the pixel AUPRO to a model's evaluator, unless it has them."""
     if model.evaluator is None:
         model.evaluator = Evaluator()
     metrics: list[Any] = list(model.evaluator.test_metrics)  # type: ignore[arg-type]
     present = {metric.name for metric in metrics}
     wanted: list[Any] = list(AnomalibModule.configure_evaluator().test_metrics)  # type: ignore[arg-type]
     aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
-    # A setting, not a state: a checkpoint of the model loads without this metric.
+    # Not in the state dict: a checkpoint of the model must load without this metric.
     aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
     wanted.append(aupro)
     model.evaluator.test_metrics = ModuleList([*metrics, *(metric for metric in wanted if metric.name not in present)])
 
 
 def images_per_second(batches: Sequence[tuple[int, float]]) -> float | None:
-    """Return images per second; nothing without a batch.
+    """Return images per second; ``None`` without a batch.
 
     Args:
-        batches: Images and seconds of each. The first is left out where there are more: it includes what a backend
-            does once.
+        batches: Number of images and seconds of each batch. If there are several, the first is ignored, because it
+            includes one-time work of the backend.
     """
     timed = batches[1:] or batches
     return sum(images for images, _ in timed) / sum(seconds for _, seconds in timed) if timed else None
 
 
 class Throughput(Callback):
-    """Measures images per second of the model in testing: from the pre-processor to the anomaly maps.
+    """Callback that measures a model's images per second in a test, from the pre-processor to the anomaly maps.
 
-    Loading, thresholds, metrics and pictures are left out, and the first batch as :func:`images_per_second` says.
+    Loading, thresholds, metrics and pictures do not count, nor does the first batch, see :func:`images_per_second`.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Throughput(Callback):
 
     @property
     def images_per_second(self) -> float | None:
-        """Images per second, or nothing before a test."""
+        """Images per second, or ``None`` before a test."""
         return images_per_second(self._batches)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,7 +99,7 @@ class Throughput(Callback):
 
 
 def restart_peak() -> bool:
-    """Let the peak of the process' resident memory begin anew; tell whether the platform can, which only Linux does."""
+    """Reset the peak of the process' resident memory; return whether the platform supports it, as only Linux does."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -108,10 +108,10 @@ def restart_peak() -> bool:
 
 
 def resident_memory(name: str) -> int | None:
-    """Return the resident memory of the process in bytes; nothing where the system does not tell.
+    """Return the resident memory of the process in bytes; ``None`` if the system does not report it.
 
     Args:
-        name: ``VmRSS`` for that of now, ``VmHWM`` for its peak.
+        name: ``VmRSS`` for the current value, ``VmHWM`` for the peak.
     """
     path = Path("/proc/self/status")
     found = re.search(rf"^{name}:\s+(\d+) kB$", path.read_text("ascii"), re.MULTILINE) if path.is_file() else None
@@ -119,10 +119,10 @@ def resident_memory(name: str) -> int | None:
 
 
 class PeakMemory:
-    """Context that measures the peak of the memory, as far as the platform tells.
+    """Context that measures peak memory, if the platform supports it.
 
-    On a GPU it is what PyTorch allocates there. On a CPU it is the peak of the process' resident memory, libraries
-    included, which only Linux can restart.
+    On a GPU it is the memory that PyTorch allocates there. On a CPU it is the peak of the process' resident memory,
+    including libraries, which only Linux can reset.
 
     Args:
         device: The device that is used.
@@ -150,7 +150,7 @@ class PeakMemory:
         """Leave an error as it is."""
 
     def columns(self) -> dict[str, Any]:
-        """Give the peak in MiB and what it is a peak of; nothing where it cannot be measured."""
+        """Return the peak in MiB and a description of the memory; an empty dictionary if it cannot be measured."""
         if not self._measures:
             return {}
         if self.device.type == "cuda":

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The metrics that tables and plots show, and the columns that are about kinds of defects and about categories."""
+"""The metrics in tables and plots, and the names of columns for kinds of defects and categories."""
 
 __all__ = ["ALL", "KIND", "METRICS", "NOTE", "NUM_CATEGORIES", "by_category", "joins_categories"]
 
-#: What is reported, and what it is called.
+#: Metrics in the report, and their names for readers.
 METRICS = {
     "image_AUROC": "image AUROC",
     "pixel_AUROC": "pixel AUROC",
@@ -14,11 +14,11 @@ METRICS = {
 }
 #: All kinds of defects together, or all categories.
 ALL = "all"
-#: What the columns of a kind of defect begin with: ``kind.NAME.METRIC``.
+#: Prefix of the columns of a kind of defect: ``kind.NAME.METRIC``.
 KIND = "kind."
-#: What the columns of an entry's notes begin with.
+#: Prefix of the columns of an entry's notes.
 NOTE = "note."
-#: What the number of categories that a mean is over is called, where some category has no value.
+#: Suffix of the number of categories in a mean, for means without some categories.
 NUM_CATEGORIES = "num_categories"
 
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A picture of what a model found: cases of each kind of defect."""
+"""A picture of a model's results: cases of each kind of defect."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def draw_cases(found: Found, path: Path) -> Path:
     The best case of a defect has the highest score, that of a good image the lowest.
 
     Args:
-        found: What a model found.
+        found: Results of a model.
         path: JPEG to write.
 
     Returns:

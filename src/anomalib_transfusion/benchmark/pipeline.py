@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's benchmark pipeline with rows that survive: ``anomalib benchmark --config configs/benchmark/demo.yaml``.
+"""anomalib's benchmark pipeline that saves each row: ``anomalib benchmark --config configs/benchmark/demo.yaml``.
 
 A config with ``output_dir`` is run here. Any other one is anomalib's own and runs as without this plugin.
 """
@@ -50,7 +50,7 @@ class BenchmarkJobGenerator(JobGenerator):
 
     Args:
         rows: All rows of the benchmark.
-        accelerator: The one whose jobs are generated, ``cpu`` or ``cuda``.
+        accelerator: Accelerator whose jobs are generated, ``cpu`` or ``cuda``.
         output_dir: Folder of the benchmark.
         options: What all rows share.
     """
@@ -75,7 +75,7 @@ class BenchmarkJobGenerator(JobGenerator):
         """Generate a job for each row that is not finished, in the order of the grid.
 
         Args:
-            args: What stands under ``benchmark`` in the config (unused; the rows come from it).
+            args: Section ``benchmark`` of the config (unused, since the rows were made from it).
             prev_stage_result: Results of a stage before (unused).
 
         Yields:
@@ -85,7 +85,7 @@ class BenchmarkJobGenerator(JobGenerator):
         for number, row in enumerate(self.rows, start=1):
             if row.accelerator != self.accelerator:
                 continue
-            # The runners ask for a job when there is room for one: so the table is up to date whatever happens next.
+            # The runners ask for a job only when they can start it, so the table is always up to date.
             write_table(self.output_dir, self.rows, self.options.baseline)
             skipped = self._skipped(row)
             tqdm.write(f"[{number}/{len(self.rows)}] {row.label}{skipped}")
@@ -93,7 +93,7 @@ class BenchmarkJobGenerator(JobGenerator):
                 yield BenchmarkJob(row, self.output_dir, str(Path(log_file).absolute()), self.options)
 
     def _skipped(self, row: Row) -> str:
-        """Say why a row is not run; nothing where it is."""
+        """Return why a row is not run; an empty text if it is run."""
         if finished(self.output_dir, row):
             return ": finished before"
         if self.options.only and row.name not in self.options.only:
@@ -105,7 +105,7 @@ class BenchmarkJobGenerator(JobGenerator):
 class Benchmark(anomalib.pipelines.Benchmark):
     """Benchmarking pipeline for evaluating anomaly detection models.
 
-    Where the config names an ``output_dir``, each row is written there when it ends. A row that fails is marked and the
+    If the config has an ``output_dir``, each row is written there when it ends. A row that fails is marked and the
     others go on; the same command again repeats the rows that failed or are missing, and no others.
     """
 
@@ -140,7 +140,7 @@ class Benchmark(anomalib.pipelines.Benchmark):
         _complain(output_dir, [row for row in rows if not options.only or row.name in options.only])
 
     def _get_args(self, args: Namespace | None) -> dict[str, Any]:
-        """Read the config, with what the command line changes of it."""
+        """Read the config, and apply the changes of the command line."""
         config: dict[str, Any] = super()._get_args(args)
         settings, only = (getattr(args, name, None) or [] for name in ("set", "only"))
         if not settings and not only:
@@ -229,7 +229,7 @@ def _print(results: list[dict[str, Any]]) -> None:
 
 
 def _lines(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row as it is printed: with one for each category where it has several, and itself as their mean."""
+    """Return the lines to print for a row: one for each category if it has several, and the row as their mean."""
     categories = categories_of(result) if joins_categories(result["data.class_path"]) else []
     if result["status"] != "done" or len(categories) < 2:
         return [result]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The plots of a report. They are drawn without a display."""
+"""The plots of a report, drawn without a display."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_categories", "plot_throughput"]
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# Okabe and Ito's colors, which people with any color vision can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 GREY = "#555555"
@@ -33,7 +33,7 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
 
     Args:
         table: The numbers.
-        name: What they are called.
+        name: Name of the metric.
         title: Title of the plot.
         path: PNG to write.
     """
@@ -86,11 +86,11 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
 
 
 def plot_throughput(points: pd.DataFrame, name: str, title: str, path: Path) -> None:
-    """Draw accuracy against throughput, one labelled point for each model.
+    """Draw accuracy against throughput, one labeled point for each model.
 
     Args:
         points: Columns ``throughput`` in images per second and ``accuracy`` in [0, 1]; the index names the models.
-        name: What the accuracy is called.
+        name: Name of the metric of accuracy.
         title: Title of the plot.
         path: PNG to write.
     """

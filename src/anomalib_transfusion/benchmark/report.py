@@ -73,7 +73,7 @@ def report(runs: Sequence[Path], output: Path | None = None) -> Path:
 
 
 def _origin(frame: pd.DataFrame, runs: Sequence[Path]) -> str:
-    """Say what the numbers come from."""
+    """Describe the origin of the numbers: files, seeds, device and versions."""
     lines = [
         f"From {', '.join(f'`{run}`' for run in runs)}. AUROC and AUPRO are in percent; the best of a row is bold.",
     ]
@@ -196,7 +196,7 @@ def _pictures(rows: pd.DataFrame, output: Path) -> list[str]:
 
 
 def _about_mean(table: CategoryTable) -> str:
-    """Say which categories the mean is over."""
+    """Describe which categories the mean is over."""
     common = table.common
     if len(common) == len(table.categories):
         return f"The mean is over all {len(common)} categories."
@@ -209,7 +209,7 @@ def _about_mean(table: CategoryTable) -> str:
 
 
 def _short(value: float) -> str:
-    """Write a number with three digits that count."""
+    """Format a number with three significant digits."""
     if pd.isna(value):
         return ABSENT
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

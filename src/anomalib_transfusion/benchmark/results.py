@@ -27,14 +27,14 @@ def row_path(output_dir: str | Path, row: Row) -> Path:
 
 
 def picture_path(output_dir: str | Path, row: Row, category: str = "") -> Path:
-    """Return the file of a row's picture, or of that of one of its categories."""
-    # A digest, because names of categories that differ may not differ in what file systems take.
+    """Return the file of a row's picture, or of the picture of one of its categories."""
+    # A digest, because different names of categories may be equal for a file system.
     digest = f"-{hashlib.sha256(category.encode()).hexdigest()[:8]}" if category else ""
     return Path(output_dir) / "pictures" / f"{row.key}{digest}.jpg"
 
 
 def read_row(output_dir: str | Path, row: Row) -> dict[str, Any] | None:
-    """Read a row under its present name and with its present notes; nothing where there is no complete file."""
+    """Read a row, with the current name and notes of the config; ``None`` if there is no complete file."""
     try:
         result = json.loads(row_path(output_dir, row).read_text(encoding="utf-8"))
     except (OSError, ValueError):

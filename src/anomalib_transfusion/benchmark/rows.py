@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rows of a benchmark: what a config asks for, checked before anything runs."""
+"""The rows of a benchmark: the trainings that a config describes, checked before anything runs."""
 
 import hashlib
 import json
@@ -38,10 +38,10 @@ class Row:
         model: ``class_path`` and ``init_args`` of the model.
         data: ``class_path`` and ``init_args`` of the data module.
         trainer: Arguments of the trainer.
-        name: What the model is called in tables.
-        minutes: Time for the training, after which it ends; without, the trainer's arguments alone say when.
-        weights: Row whose trained weights this one takes in place of a training.
-        notes: What the tables say beside it, by what that is.
+        name: Name of the model in tables.
+        minutes: Time limit of the training in minutes; ``None`` leaves its length to the trainer's arguments.
+        weights: Row whose trained weights this row uses instead of a training.
+        notes: Notes on the row in tables, by the name of their column.
     """
 
     accelerator: str
@@ -56,13 +56,13 @@ class Row:
 
     @property
     def dataset(self) -> str:
-        """Name of the data module's class; with MultiCategory, of that of the data set whose categories it joins."""
+        """Name of the data module's class; for MultiCategory, the name of the data set whose categories it joins."""
         name = str(self.data["class_path"]).rsplit(".", 1)[-1]
         return name if self.categories is None else str(self._data_arguments.get("dataset", "MVTecAD"))
 
     @property
     def category(self) -> str:
-        """Category of the data set, or what comes closest; of several, their number."""
+        """Category of the data, or else its name or data set; for several categories, their number."""
         if self.categories is not None:
             return f"{len(self.categories)} categories" if len(self.categories) > 1 else "".join(self.categories) or ALL
         arguments = self._data_arguments
@@ -70,7 +70,7 @@ class Row:
 
     @property
     def categories(self) -> tuple[str, ...] | None:
-        """Categories that MultiCategory joins, none where it takes all that there are; ``None`` for other data."""
+        """Categories that MultiCategory joins, empty if it joins all; ``None`` for other data modules."""
         if not joins_categories(self.data["class_path"]):
             return None
         asked = self._data_arguments.get("categories", ALL)
@@ -85,14 +85,14 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What a person calls this row."""
+        """Description of the row in messages."""
         return f"{self.name} on {self.category} ({self.dataset}, seed {self.seed}, {self.accelerator})"
 
     @property
     def key(self) -> str:
         """Name of the row's file without suffix; two rows share it only if all but name and notes are the same."""
         config = [self.accelerator, self.seed, self.model, self.data, self.trainer]
-        # What was not there in the first release stays out of the names of rows without it, which are on disks.
+        # Options added after the first release are hashed only if set, so that existing files keep their names.
         config += [{"minutes": self.minutes}] if self.minutes is not None else []
         config += [{"weights": self.weights.key}] if self.weights is not None else []
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -101,11 +101,11 @@ class Row:
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', readable)}-{digest}"
 
     def named(self) -> dict[str, str]:
-        """Give the columns that may change without another training."""
+        """Return the columns that may change without a new training."""
         return {"name": self.name, **self.notes}
 
     def columns(self) -> dict[str, Any]:
-        """Give the columns that follow from the config, named as anomalib names them."""
+        """Return the columns that follow from the config, with anomalib's names."""
         model = self.model | ({"trainer": self.trainer} if self.trainer else {})
         model |= {"minutes": self.minutes} if self.minutes is not None else {}
         model |= {"weights": self.weights.name} if self.weights is not None else {}
@@ -124,9 +124,9 @@ def expand(benchmark: dict[str, Any], accelerator: str, minutes: float | None = 
     """List the rows of a grid for one accelerator.
 
     Args:
-        benchmark: What stands under ``benchmark`` in the config.
+        benchmark: Section ``benchmark`` of the config.
         accelerator: ``cpu`` or ``cuda``.
-        minutes: Time for everything, of which trainings may have shares.
+        minutes: Time limit of the benchmark in minutes, of which trainings may have shares.
 
     Raises:
         ValueError: If an entry lacks something or has something unknown or impossible, or two rows are the same.
@@ -161,13 +161,13 @@ def expand(benchmark: dict[str, Any], accelerator: str, minutes: float | None = 
 
 
 class _Shares:
-    """The time for everything, of which each category of each data set with each seed has an equal part.
+    """Division of the benchmark's time limit into equal parts for each category of each data set with each seed.
 
-    A training has a share of the parts of its categories: so one model for many categories is trained for as long as
-    the models of each of them together.
+    A training gets a share of the parts of its categories, so that one model for many categories is trained for as long
+    as the models for each of them together.
 
     Args:
-        whole: The time in minutes.
+        whole: Time limit of the benchmark in minutes.
         combinations: All combinations of the grid.
     """
 
@@ -211,7 +211,7 @@ class _Shares:
 
 
 def _base(name: Any, row: Row, rows: Iterable[Row]) -> Row:  # noqa: ANN401
-    """Return the row of a name with the same seed and data, whose weights another row takes."""
+    """Return the row with a name and the same seed and data, whose weights another row uses."""
     for other in rows:
         if (other.name, other.seed, other.data) == (name, row.seed, row.data) and other.weights is None:
             return other

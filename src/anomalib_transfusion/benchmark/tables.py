@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables in the shape of the paper's: categories against models, and models against data sets."""
+"""Tables with categories as rows and models as columns, as in TransFusion's paper, their costs, and Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Cell:
 
     Attributes:
         seeds: The metric of each seed that finished, in [0, 1].
-        failed: How many seeds failed.
+        failed: Number of seeds that failed.
     """
 
     seeds: dict[int, float] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class CategoryTable:
 
     @property
     def common(self) -> list[str]:
-        """The categories that every model finished; a model that finished none is not asked."""
+        """The categories that every model finished, without counting models that finished none."""
         models = [name for name in self.models if any(self.cells[category, name].seeds for category in self.categories)]
         return [
             category for category in self.categories if models and all(self.cells[category, m].seeds for m in models)
@@ -151,7 +151,7 @@ def percent(mean: float | None, std: float | None = None) -> str:
 
 
 def bold_best(texts: Sequence[str], values: Sequence[float | None]) -> list[str]:
-    """Mark the best of a row, and what is as good to the decimal that is shown."""
+    """Mark the best values of a row, compared as rounded for display."""
     shown = [None if value is None else percent(value) for value in values]
     known = [value for value in values if value is not None]
     best = percent(max(known)) if known else None
@@ -173,7 +173,7 @@ def markdown_of(frame: pd.DataFrame, form: str = ".4g") -> str:
 
     Args:
         frame: The table.
-        form: How numbers with a decimal point are written; an absent value leaves its place empty.
+        form: Format of floating point numbers; missing values give empty cells.
     """
 
     def text(value: object) -> str:
@@ -186,5 +186,5 @@ def markdown_of(frame: pd.DataFrame, form: str = ".4g") -> str:
 
 
 def sentence(name: str) -> str:
-    """Write a name as at the beginning of a sentence."""
+    """Capitalize the first letter of a name."""
     return name[:1].upper() + name[1:]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A training that survives: saved every two minutes, gone on with, and its weights kept for other rows."""
+"""Trainings that are saved every two minutes, can be resumed, and keep their weights for other rows."""
 
 import json
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class Training:
 
     Attributes:
         row: The row.
-        folder: Where its checkpoints are, and where they stay if they are kept.
-        kept: Whether they stay, so that the training goes on from them.
+        folder: Folder of its checkpoints.
+        kept: Whether the checkpoints are kept, so that the training can be resumed.
     """
 
     row: Row
@@ -56,18 +56,18 @@ class Training:
         return self.folder / "model.ckpt"
 
     def saver(self, model: AnomalibModule) -> ModelCheckpoint:
-        """Make the callback that saves the training as it goes; it takes the place of anomalib's."""
-        # A memory bank is built from a whole pass over the images: there is nothing to go on from.
+        """Make the callback that saves the training regularly, in place of anomalib's checkpoint callback."""
+        # A memory bank is built in one pass over the images and cannot be resumed.
         if not self.kept or isinstance(model, MemoryBankMixin):
             return ModelCheckpoint(self.folder, save_top_k=0)
         return ModelCheckpoint(self.folder, save_last=True, save_top_k=0, train_time_interval=SAVE_EVERY)
 
     def timer(self) -> Timer:
-        """Make the callback that ends the training when its time is over, saved with it."""
+        """Make the callback that ends the training at its time limit; its elapsed time is saved in checkpoints."""
         return Timer(None if self.row.minutes is None else timedelta(minutes=self.row.minutes), verbose=False)
 
     def run(self, engine: Engine, model: AnomalibModule, data: AnomalibDataModule, timer: Timer) -> dict[str, Any]:
-        """Train a model, as far as it is not trained before.
+        """Train a model, or load or resume its earlier training.
 
         Args:
             engine: Engine with the callbacks of this training.
@@ -76,7 +76,7 @@ class Training:
             timer: The timer among the callbacks.
 
         Returns:
-            Seconds of the training with what was before an interruption, epochs and steps.
+            ``fit_duration`` in seconds, including the time before an interruption, ``epochs`` and ``steps``.
         """
         numbers, last = self.folder / "training.json", self.folder / "last.ckpt"
         if self.kept and numbers.is_file() and self.weights.is_file():
@@ -100,10 +100,10 @@ class Training:
         return columns
 
     def load_weights(self, model: AnomalibModule) -> None:
-        """Give a model the trained weights, with the thresholds of each category where the checkpoint has them.
+        """Load the trained weights into a model, and the thresholds of each category if the checkpoint has them.
 
         Raises:
-            FileNotFoundError: If there are none.
+            FileNotFoundError: If there are no trained weights.
         """
         if not self.weights.is_file():
             msg = (

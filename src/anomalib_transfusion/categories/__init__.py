@@ -1,13 +1,14 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Batches that know their images' categories, and evaluation, post-processing and pictures by category.
+"""Batches with the categories of their images, and evaluation, post-processing and pictures by category.
 
-The data module :class:`~anomalib_transfusion.data.MultiCategory` attaches the callbacks to a trainer in the places of
-the model's own evaluator, post-processor and visualizer, and takes them out again. The model itself is not changed.
+The data module :class:`~anomalib_transfusion.data.MultiCategory` replaces the model's own evaluator, post-processor
+and visualizer in a trainer by the callbacks of this package, and restores them afterwards. The model itself is
+not changed.
 """
 
-# First, so that the post-import hook of the plugin has run before our own modules are half imported.
+# First, so that the post-import hook of the plugin has run before our own modules are partially imported.
 import anomalib.data  # noqa: F401  # isort: skip
 
 from .attach import attach, detach

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Evaluation, post-processing and pictures by category in the places of a model's own, in a trainer."""
+"""Replacement of a model's evaluator, post-processor and visualizer in a trainer by those by category."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,16 +16,15 @@ __all__ = ["applied_post_processor", "attach", "detach"]
 
 
 def attach(trainer: Trainer, categories: Sequence[str]) -> None:
-    """Evaluate, post-process and draw by category from now on.
+    """Make a trainer evaluate, post-process and draw by category.
 
-    The callbacks of the trainer are changed, and nothing of the model: its state dict, what is exported and what is
-    saved of it stay anomalib's own.
+    Only the callbacks of the trainer are replaced. The model, its state dict, checkpoints and exports are unchanged.
 
     Args:
         trainer: Trainer with a model, before the setup of its callbacks.
         categories: Names of the categories.
     """
-    # Here and not above: these may be half imported while anomalib loads its plugins.
+    # Imported here: these may be partially imported while anomalib loads its plugins.
     from anomalib.metrics import Evaluator
     from anomalib.visualization import ImageVisualizer
 
@@ -37,12 +36,12 @@ def attach(trainer: Trainer, categories: Sequence[str]) -> None:
             return CategoryPostProcessing(callback, categories, statistics_of(model))
         if callback is getattr(model, "evaluator", None) and isinstance(callback, Evaluator):
             return CategoryEvaluation(callback, categories)
-        # A subclass knows best where its pictures go.
+        # Subclasses of anomalib's visualizer choose their own folders.
         if callback is getattr(model, "visualizer", None) and type(callback) is ImageVisualizer:
             return CategoryPictures(callback)
         return callback
 
-    # The list itself: what else holds it sees the change.
+    # Changed in place, because others hold the same list.
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [in_place_of(callback) for callback in callbacks]
 
@@ -51,7 +50,7 @@ def detach(trainer: Trainer) -> None:
     """Put the model's own evaluator, post-processor and visualizer back into a trainer.
 
     Args:
-        trainer: Trainer that :func:`attach` was called with, or any other.
+        trainer: Trainer; one that :func:`attach` was not called with stays unchanged.
     """
 
     def own(callback: Callback) -> Callback:
@@ -66,7 +65,7 @@ def detach(trainer: Trainer) -> None:
 
 
 def applied_post_processor(trainer: Trainer, category: str) -> Any:  # noqa: ANN401
-    """Return the post-processor with a category's own threshold, which its images get; nothing where it has none.
+    """Return the post-processor with a category's own threshold; ``None`` if the category has none.
 
     Args:
         trainer: Trainer whose test or prediction has begun.

@@ -48,7 +48,7 @@ class CategoryItem(ImageItem):
 
 @dataclass
 class CategoryBatch(ImageBatch):
-    """A batch of images with the names of their categories, one a image."""
+    """A batch of images with the name of the category of each image."""
 
     category: list[str] | None = None
 
@@ -57,13 +57,13 @@ class CategoryBatch(ImageBatch):
 
 
 def positions_by_category(batch: Any) -> dict[str, list[int]]:  # noqa: ANN401
-    """Return the positions of each category's images in a batch; nothing where it does not know its categories.
+    """Return the positions of each category's images in a batch; an empty dictionary for a batch without categories.
 
     Args:
         batch: A batch of any kind.
 
     Returns:
-        Positions in rising order by category, in the order in which the categories come.
+        Ascending positions by category, in the order in which the categories first occur.
     """
     positions: dict[str, list[int]] = {}
     for position, category in enumerate(getattr(batch, "category", None) or ()):
@@ -72,7 +72,7 @@ def positions_by_category(batch: Any) -> dict[str, list[int]]:  # noqa: ANN401
 
 
 def select(batch: ImageBatch, positions: Sequence[int]) -> ImageBatch:
-    """Return a batch of some of the images, or the batch itself where these are all.
+    """Return a batch of some of the images, or the batch itself if all are selected.
 
     Args:
         batch: A batch of B images.
@@ -93,7 +93,7 @@ def select(batch: ImageBatch, positions: Sequence[int]) -> ImageBatch:
 
 
 def merge(batch: ImageBatch, parts: Sequence[tuple[Sequence[int], ImageBatch]]) -> None:
-    """Put the tensors of the parts of a batch back in their places.
+    """Write the tensors of the parts of a batch back into the batch, in the original order.
 
     Args:
         batch: A batch, changed in place.

@@ -21,20 +21,20 @@ __all__ = ["CategoryEvaluation"]
 
 logger = logging.getLogger(__name__)
 
-#: A category's images have both classes: these are seen, by metric and category.
+#: The classes (whether anomalous) in the ground truth so far, by metric and category.
 _Classes = dict[tuple[str, str], set[bool]]
 
 
 class CategoryEvaluation(Callback):
-    """Computes the metrics of a model's evaluator for each category, in the evaluator's place.
+    """Replaces a model's evaluator, and computes its metrics for each category.
 
     The metric ``NAME`` is logged for each category as ``NAME_CATEGORY``, and under its own name as the mean over the
     categories. Each category's value is the one that the evaluator gives for that category's images alone, on several
     processes as well.
 
-    A category has no value where its images, or for a metric of pixels their pixels, are all normal or all anomalous:
-    what metrics return there says nothing. Where some category has no value, ``NAME_num_categories`` says over how many
-    the mean is, and a warning names the others.
+    A category has no value if its images (for a metric of pixels, their pixels) are all normal or all anomalous. If
+    a category has no value, the number of categories in the mean is logged as ``NAME_num_categories``, and a warning
+    names the categories that are missing.
 
     Args:
         evaluator: The model's evaluator; its metrics are copied, not used.
@@ -49,16 +49,16 @@ class CategoryEvaluation(Callback):
         self._classes: _Classes = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the evaluator choose where its metrics are computed."""
+        """Let the evaluator choose the device of its metrics."""
         self.evaluator.setup(trainer, pl_module, stage)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty metrics."""
+        """Reset the metrics of the validation."""
         del trainer
         self._begin(self.evaluator.val_metrics, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty metrics."""
+        """Reset the metrics of the test."""
         del trainer
         self._begin(self.evaluator.test_metrics, pl_module)
 
@@ -146,7 +146,7 @@ class CategoryEvaluation(Callback):
                     found[category] = value
                     _log_value(trainer, pl_module, f"{name}_{category}", value)
             if not any(metric.update_called for metric in copies.values()):
-                # Nothing to judge by, as the pixels of data without masks.
+                # No ground truth for this metric, such as masks.
                 continue
             if found:
                 mean = torch.stack([value.detach().cpu().double() for value in found.values()]).mean()
@@ -169,7 +169,7 @@ class CategoryEvaluation(Callback):
 
 
 def _value(metric: Any, classes: set[bool]) -> torch.Tensor | None:  # noqa: ANN401
-    """Return a category's value, or nothing where its images are none or of one class; every process must call this."""
+    """Return a category's value; None without images of both classes. Every process must call this."""
     join(metric)
     judges = any(field.startswith("gt_") for field in metric.fields)
     if not metric.update_called or (judges and len(classes) < 2):
@@ -178,9 +178,9 @@ def _value(metric: Any, classes: set[bool]) -> torch.Tensor | None:  # noqa: ANN
 
 
 def _log_value(trainer: Trainer, pl_module: LightningModule, name: str, value: torch.Tensor) -> None:
-    """Log a value that all processes have. The maximum of equal values is exact, their mean need not be."""
+    """Log a value that is equal in all processes, reduced by the maximum, since a mean could round it."""
     if trainer.barebones:
-        # Lightning logs nothing then; anomalib's evaluator does the same as here.
+        # Lightning logs nothing in barebones mode; anomalib's evaluator sets the metrics in the same way.
         trainer.callback_metrics[name] = value
         trainer.logged_metrics[name] = value
         return

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One category's thresholds for a model that will see no other, as after an export."""
+"""Fixing the thresholds of a model to those of one category, as for an export."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,9 @@ CHECKPOINT_KEY = "MultiCategory"
 
 
 def fix_category(model: "AnomalibModule", category: str) -> None:
-    """Give a model's post-processor the threshold and the normalisation of one category, in the place of the pooled.
+    """Replace the pooled threshold and normalization in a model's post-processor by those of one category.
 
-    An exported model has these values then. What the post-processor finds in a later validation takes their place.
+    A model that is exported afterwards has these values. A later validation replaces them.
 
     Args:
         model: Model that was trained or tested with ``MultiCategory`` in this session, changed in place.
@@ -58,13 +58,13 @@ def fix_category_in_checkpoint(checkpoint: Path | str, category: str, output: Pa
     if output.exists():
         msg = f"{output} exists, but a new file was expected; choose another name."
         raise FileExistsError(msg)
-    # Not above: anomalib.models may be half imported there, since it imports anomalib.data, and this is loaded with it.
+    # Imported here: anomalib.models may be partially imported while anomalib.data loads this module.
     from anomalib.models import AnomalibModule
 
     types = [known for model in AnomalibModule.__subclasses__() for known in model.checkpoint_safe_globals()]
     with anomalib_safe_globals(extra=types):
         content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    # Without the others: a test by category would take their values, not the fixed ones.
+    # The values by category are dropped: a test by category would apply them instead of the fixed ones.
     statistics = content.pop(CHECKPOINT_KEY, {}).get("statistics", {})
     for name, value in _of_category(statistics, category, str(checkpoint)).items():
         content["state_dict"][f"post_processor.{name}"] = value
@@ -73,7 +73,7 @@ def fix_category_in_checkpoint(checkpoint: Path | str, category: str, output: Pa
 
 
 def _of_category(statistics: dict[str, Any], category: str, what: str) -> dict[str, torch.Tensor]:
-    """Return the values of a category, or raise with the names of those that there are."""
+    """Return the values of a category; raise ValueError with the known names if there are none."""
     if category not in statistics:
         msg = (
             f"{what} has no thresholds of the category {category!r}, but of {', '.join(statistics) or 'none'}. Choose "

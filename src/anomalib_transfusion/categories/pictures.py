@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Folders of their own for the result images of each category."""
+"""Result images in a separate folder for each category."""
 
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["CategoryPictures", "folder_of_category"]
 
 
 def folder_of_category(category: str, image: str | Path, name: str | None) -> PurePath:
-    """Return the folder that goes before what anomalib keeps of an image's path.
+    """Return the folder to put in front of the part of an image's path that anomalib keeps.
 
     Args:
         category: Category of the image.
@@ -23,18 +23,18 @@ def folder_of_category(category: str, image: str | Path, name: str | None) -> Pu
         name: Name of the data module, below which anomalib keeps the folders.
 
     Returns:
-        The category's name where the data module's is no folder of the image, otherwise nothing.
+        The category's name, or an empty path if the image is in a folder with the data module's name.
     """
     found = name and name.lower() in (part.lower() for part in Path(image).parts)
     return PurePath() if found else PurePath(category)
 
 
 class CategoryPictures(Callback):
-    """Lets anomalib's image visualizer draw each category into a folder of its own, in the visualizer's place.
+    """Replaces anomalib's image visualizer, and makes it draw each category into a separate folder.
 
-    anomalib keeps the folders of an image below the one that is called as the data module. Where none is, as where
-    categories are links to folders elsewhere, it keeps the last one alone: ``good/000.png`` of all categories would be
-    one file. There the category's name is put before it.
+    anomalib keeps the folders of an image below the one with the name of the data module. If there is no such folder,
+    as when categories are links to folders elsewhere, it keeps only the last one, and ``good/000.png`` of all
+    categories would be the same file. In that case the category's name is prepended.
 
     Args:
         visualizer: The model's visualizer, an :class:`anomalib.visualization.ImageVisualizer`.

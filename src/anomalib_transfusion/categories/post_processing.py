@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds and normalisation by category."""
+"""Thresholds and normalization by category."""
 
 import copy
 import logging
@@ -21,26 +21,26 @@ __all__ = ["CategoryPostProcessing", "Statistics", "statistics_of"]
 
 logger = logging.getLogger(__name__)
 
-#: What a post-processor has found for each category: its buffers by name, as scalars on the CPU.
+#: Buffers of the post-processor for each category, by name: scalars on the CPU.
 Statistics = dict[str, dict[str, torch.Tensor]]
 
-#: In the place of a category that has no values of its own.
+#: Key that stands for all categories without values of their own.
 _POOLED = ""
 
 _STATISTICS: WeakKeyDictionary[LightningModule, Statistics] = WeakKeyDictionary()
 
 
 def statistics_of(model: LightningModule) -> Statistics:
-    """Return what was found for each category in the validations of a model, or is in the checkpoint that it has."""
+    """Return the values of each category that a model's validation found or its checkpoint contained."""
     return _STATISTICS.setdefault(model, {})
 
 
 class CategoryPostProcessing(Callback):
-    """Finds and applies threshold and normalisation for each category, in the place of a model's post-processor.
+    """Replaces a model's post-processor, and finds and applies threshold and normalization for each category.
 
-    For each category there is a copy of the post-processor that sees this category's images alone. The post-processor
-    itself sees all images and finds the pooled values, as ever: these are in the model's state dict and in exported
-    models, and serve batches without categories and categories without validation images.
+    A copy of the post-processor for each category sees only the images of that category. The post-processor itself
+    still sees all images and finds the pooled values. These are in the model's state dict and in exported models, and
+    are applied to batches without categories and to categories without validation images.
 
     Args:
         post_processor: The model's post-processor, a callback of any class.
@@ -53,7 +53,7 @@ class CategoryPostProcessing(Callback):
         self.post_processor = post_processor
         self.categories = tuple(categories)
         self.statistics = statistics
-        #: Post-processors by category, of those that have values of their own, while a test or a prediction runs.
+        #: Post-processors of the categories with values of their own, during a test or a prediction.
         self.of_category: dict[str, Any] = {}
         self._seen: dict[str, int] = {}
 
@@ -62,7 +62,7 @@ class CategoryPostProcessing(Callback):
         self.post_processor.setup(trainer, pl_module, stage)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a post-processor for each category."""
+        """Make a copy of the post-processor for each category."""
         self.post_processor.on_validation_start(trainer, pl_module)
         self.of_category = {category: self._copy(pl_module) for category in self.categories}
         self._seen = dict.fromkeys(self.categories, 0)
@@ -78,7 +78,7 @@ class CategoryPostProcessing(Callback):
         *args,
         **kwargs,
     ) -> None:
-        """Show the batch to the post-processor, and each category's images to the category's."""
+        """Pass the batch to the post-processor, and each category's images to the category's copy."""
         for category, positions in positions_by_category(outputs).items():
             part = select(outputs, positions)
             self.of_category[category].on_validation_batch_end(trainer, pl_module, part, *args, **kwargs)
@@ -131,7 +131,7 @@ class CategoryPostProcessing(Callback):
         self._apply("on_predict_batch_end", trainer, pl_module, outputs, *args, **kwargs)
 
     def _copy(self, pl_module: LightningModule) -> Any:  # noqa: ANN401
-        """Copy the post-processor. Lightning gives it a method of the model, which is not to be copied with it."""
+        """Copy the post-processor without the model, to which a method that Lightning sets on it refers."""
         return copy.deepcopy(self.post_processor, {id(pl_module): pl_module})
 
     def _take_values(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,7 +178,7 @@ def load(post_processor: Any, values: Mapping[str, torch.Tensor]) -> None:  # no
     """Give a post-processor the values of a category.
 
     Raises:
-        ValueError: If they are of a post-processor with other values.
+        ValueError: If the names of the values differ from those of the post-processor.
     """
     own = _state(post_processor)
     if own.keys() != values.keys():

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""States of metrics joined over processes, whichever of these saw images.
+"""States of metrics joined over processes, also if some processes saw no images.
 
-torchmetrics synchronises in ``compute``, which a process that has seen no image of a category does not reach; the
-others would wait for it for ever.
+torchmetrics synchronizes in ``compute``, which a process without images of a category does not call; the others would
+wait for it forever.
 """
 
 from typing import Any
@@ -27,16 +27,16 @@ def from_all_processes(value: Any) -> list[Any]:  # noqa: ANN401
 
 
 def join(metric: Metric) -> None:
-    """Give a metric the state that it would have had, had one process seen all images; every process must call this.
+    """Set a metric to the state that it would have if one process had seen all images; every process must call this.
 
     Args:
-        metric: Metric between its updates and its computation, changed in place. It does not synchronise any more.
+        metric: Metric after its updates and before ``compute``, changed in place; ``compute`` no longer synchronizes.
     """
     metric.sync_on_compute = False
     states = from_all_processes((metric._update_count, move_data_to_device(metric.metric_state, "cpu")))  # noqa: SLF001
     if len(states) == 1:
         return
-    # What torchmetrics does itself with the states of processes (Metric._sync_dist).
+    # The same reduction as in torchmetrics (Metric._sync_dist).
     metric._update_count = sum(count for count, _ in states)  # noqa: SLF001
     for name, reduction in metric._reductions.items():  # noqa: SLF001
         values = [state[name] for count, state in states if count]

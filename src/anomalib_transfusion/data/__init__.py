@@ -3,7 +3,7 @@
 
 """The data modules of this plugin."""
 
-# First, so that the post-import hook of the plugin has run before our own modules are half imported.
+# First, so that the post-import hook of the plugin has run before our own modules are partially imported.
 import anomalib.data  # noqa: F401  # isort: skip
 
 from .demo_surface import DemoSurface

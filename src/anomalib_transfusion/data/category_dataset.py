@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data sets of several categories as one, and the order in which their images are drawn."""
+"""A data set that joins several categories, and samplers for it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -21,10 +21,10 @@ _FIELDS = tuple(field.name for field in fields(CategoryItem) if field.name != "c
 
 
 class CategoryDataset(AnomalibDataset):
-    """The data sets of several categories as one, whose items know their category.
+    """Joins the data sets of several categories into one, whose items have a ``category``.
 
-    Each data set reads its own images; the table of samples has two columns more: ``category`` and ``position``, the
-    row in the category's own table.
+    Each data set reads its own images. The table of samples has two additional columns: ``category``, and
+    ``position``, the row in the category's own table.
 
     Args:
         datasets: Data set of each category.
@@ -86,17 +86,17 @@ class CategoryDataset(AnomalibDataset):
 
     @property
     def collate_fn(self) -> Callable:
-        """The function that makes a batch with categories of items."""
+        """Function that collates items into a :class:`CategoryBatch`."""
         return CategoryBatch.collate
 
 
 class CategoryBatchSampler(BatchSampler):
-    """Batches of one category each, so that evaluating a category does not depend on the others.
+    """Makes batches of one category each, so that the evaluation of a category does not depend on the others.
 
-    anomalib resizes the images of a batch to one size where they differ, which they may between categories.
+    In a batch of several categories, anomalib would resize images of different sizes to one size.
 
-    On several processes Lightning replaces the sampler by one that repeats images where their number does not divide;
-    here no image is repeated, so that none counts twice.
+    On several processes Lightning replaces the sampler by one that repeats images to give each process the same number;
+    this class never repeats an image, so that none counts twice in metrics.
 
     Args:
         sampler: Order of the images.
@@ -116,7 +116,7 @@ class CategoryBatchSampler(BatchSampler):
         self.categories = categories
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Give the positions of the images of each batch."""
+        """Yield the positions of the images of each batch."""
         return iter(self._batches())
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class CategoryBatchSampler(BatchSampler):
         return len(self._batches())
 
     def _batches(self) -> list[list[int]]:
-        """Return the batches, of the categories in the order in which these come."""
+        """Return the batches, category by category in the order of their first images."""
         positions: Any = self.sampler
         if isinstance(positions, DistributedSampler):
             positions = range(positions.rank, len(self.categories), positions.num_replicas)
@@ -141,15 +141,15 @@ class CategoryBatchSampler(BatchSampler):
 class BalancedSampler(DistributedSampler):
     """Draws the categories equally often.
 
-    An epoch has about as many images as the data set. Of a category with more images than its share a random part is
-    drawn, of one with fewer each image as often as another, or once more. Lightning takes it for the sampler of each
-    process, and tells it the epoch.
+    An epoch has about as many images as the data set, the same share for each category. From a larger category a random
+    subset is drawn; images of a smaller one are repeated, each as often as any other or once more. As a
+    ``DistributedSampler`` it is not replaced by Lightning, which calls its ``set_epoch``.
 
     Args:
         categories: Category of each image.
         num_replicas: Number of processes.
         rank: Number of this process.
-        seed: Seed of the order, the same in all processes; the order of each epoch is another.
+        seed: Seed of the order, the same in all processes. Each epoch has a different order.
     """
 
     def __init__(self, categories: Sequence[str], num_replicas: int, rank: int, seed: int) -> None:
@@ -165,7 +165,7 @@ class BalancedSampler(DistributedSampler):
         self.num_samples = self.total_size // num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        """Give the positions of the images of this process."""
+        """Yield the positions of the images of this process."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         drawn: list[int] = []
         for members in self.members.values():

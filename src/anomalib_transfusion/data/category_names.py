@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which data sets have categories, and which categories they have."""
+"""Names of the data sets that have categories, and of their categories."""
 
 import importlib
 import inspect
@@ -16,15 +16,15 @@ from anomalib.data.datamodules.base.image import AnomalibDataModule
 
 __all__ = ["chosen", "dataset_class", "folder_arguments", "known_categories", "present_categories"]
 
-#: The folder of the normal images, and those of masks, in a tree of one folder a category.
+#: Names of the folders of normal images and of masks, in a tree with one folder for each category.
 NORMAL, MASKS = "good", ("ground_truth", "masks")
 
 
 def dataset_class(name: str) -> type[AnomalibDataModule]:
-    """Return the data module of a name that ``anomalib.data`` knows, if it is for one category.
+    """Return the data module class of ``anomalib.data`` with this name, which must have a parameter ``category``.
 
     Raises:
-        ValueError: If there is no such data module, or it has no categories; names those that there are.
+        ValueError: If there is no such data module, or it has no categories; names the valid ones.
     """
     classes = {
         key: value
@@ -44,7 +44,7 @@ def dataset_class(name: str) -> type[AnomalibDataModule]:
 
 
 def known_categories(dataset: type[AnomalibDataModule]) -> tuple[str, ...]:
-    """Return the categories that a published data set has; none for folders of the user's own."""
+    """Return the categories of a published data set; none for the user's own folders."""
     for base in dataset.__mro__:
         # anomalib keeps them beside the data set, not beside the data module; Visa alone does.
         beside = base.__module__.replace(".datamodules.", ".datasets.")
@@ -61,7 +61,7 @@ def known_categories(dataset: type[AnomalibDataModule]) -> tuple[str, ...]:
 def present_categories(dataset: type[AnomalibDataModule], root: Path) -> tuple[str, ...]:
     """Return the folders of a root that hold a category's training images."""
     if dataset.__name__ == "Visa":
-        # As it is once Visa has split it; before, the root has folders of the same names.
+        # The layout after anomalib's Visa has split the data; before, the root has folders of the same names.
         root = root / "visa_pytorch" if (root / "visa_pytorch").is_dir() else root
         training: tuple[str, ...] = ("train", "Data")
     else:
@@ -75,16 +75,16 @@ def chosen(
     roots: Sequence[Path],
     categories: str | Sequence[str],
 ) -> dict[str, Path]:
-    """Return the root of each category that was asked for.
+    """Return the root folder of each chosen category.
 
     Args:
         dataset: Data module of one category.
         roots: Folders that hold a folder for each category.
-        categories: Names of the categories, or ``"all"``: the folders that there are, or for a data set that is not
-            there yet, the categories that it has.
+        categories: Names of the categories, or ``"all"``: all folders in the roots, or if the data set is not there
+            yet, all its published categories.
 
     Raises:
-        ValueError: If no category was asked for, one twice or one that there is not, or two roots have one of the name.
+        ValueError: If no category is given, one twice or an unknown one, or two roots have a category of that name.
     """
     known = known_categories(dataset)
     found: dict[str, list[Path]] = {}
@@ -114,7 +114,7 @@ def chosen(
 
 
 def _asked(categories: str | Sequence[str], all_of_them: tuple[str, ...], roots: Sequence[Path]) -> tuple[str, ...]:
-    """Return the names that were asked for, or raise if there is none or one twice."""
+    """Return the names of the chosen categories; raise ValueError if there are none, or one twice."""
     if isinstance(categories, str):
         asked = all_of_them if categories == "all" else (categories,)
         if not asked:
@@ -141,13 +141,13 @@ def _asked(categories: str | Sequence[str], all_of_them: tuple[str, ...], roots:
 def folder_arguments(root: Path, category: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``Folder`` for one category in a tree ``root/category/{good,defect,...}``.
 
-    What the user has not named is found: the normal images in ``good``, masks in ``ground_truth`` or ``masks`` (or a
-    folder of these for each folder of anomalous images), anomalous images in every other folder.
+    Folders that the user has not named are searched: normal images in ``good``, masks in ``ground_truth`` or ``masks``
+    (or in a subfolder for each folder of anomalous images), anomalous images in every other folder.
 
     Args:
         root: Folder that holds a folder for each category.
         category: Name of the category.
-        arguments: What the user has named.
+        arguments: Arguments of ``Folder`` that the user gave.
     """
     folder = root / category
     named = {"normal_dir": NORMAL, **arguments}

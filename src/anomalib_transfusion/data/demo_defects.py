@@ -27,13 +27,13 @@ Defect = Callable[[Image, np.random.Generator], tuple[Image, Image]]
 #: Smallest and largest part of the image that a defect covers.
 AREA = (0.005, 0.06)
 
-#: A defect is drawn again if it changes its pixels by less than this on average, in grey levels ...
+#: A defect is drawn again if it changes its pixels by less than this on average, in gray levels ...
 _VISIBLE_MEAN = 14.0
-#: ... or if fewer than this part of its pixels change by at least this many grey levels.
+#: ... or if fewer than this part of its pixels change by at least this many gray levels.
 _VISIBLE_PART, _VISIBLE_LEVELS = 0.75, 4
 
 _TRIES = 200
-#: Outlines are drawn this many times larger and shrunk, because OpenCV's own anti-aliasing knows whole widths only.
+#: Outlines are drawn this many times larger and shrunk, because OpenCV's own anti-aliasing needs integer widths.
 _OVERSAMPLING = 4
 
 
@@ -68,7 +68,7 @@ def crack(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
 
 
 def displaced(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-    """Replace an angular chunk by content from nearby, turned and shifted, with a gap along one side.
+    """Replace an angular chunk by rotated and shifted content from nearby, with a gap along one side.
 
     Args:
         image: Surface without a defect, ``(H, W)`` or ``(H, W, C)``, uint8.
@@ -234,7 +234,7 @@ def _side(image: Image) -> float:
 
 
 def _texture(image: Image) -> float:
-    """Return how rough a surface is: from 0 for a smooth one to 1 where neighbourhoods vary by 30 grey levels."""
+    """Return how rough a surface is: from 0 for a smooth one to 1 where neighborhoods vary by 30 gray levels."""
     grey = image.reshape(*image.shape[:2], -1).mean(axis=2, dtype=np.float32)
     fine = grey - cv2.GaussianBlur(grey, (0, 0), 0.04 * _side(image))
     return float(min(1, fine.std() / 30))
@@ -252,7 +252,7 @@ def _blend(image: NDArray, target: NDArray, alpha: Layer) -> Layer:
 
 
 def _grain(image: Image, rng: np.random.Generator, level: float, sigma: float) -> Layer:
-    """Return a grainy surface of one grey level, the same in all channels."""
+    """Return a grainy surface of one gray level, the same in all channels."""
     return _like(image, rng.normal(level, sigma, image.shape[:2]))
 
 
@@ -292,7 +292,7 @@ def _polygon(
     corners: tuple[int, int],
     jitter: float,
 ) -> NDArray:
-    """Return the corners ``(N, 2)`` of an irregular polygon around a centre."""
+    """Return the corners ``(N, 2)`` of an irregular polygon around a center."""
     count = int(rng.integers(*corners))
     angles = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count + rng.uniform(0, 2 * np.pi)
     radii = radius * rng.uniform(1 - 1.5 * jitter, 1 + jitter, count)

@@ -3,7 +3,7 @@
 
 """A small surface inspection data set that needs no download.
 
-The surfaces are photographs of bricks, gravel and grass that scikit-image ships (512 by 512 pixels, grey, CC0). Crops
+The surfaces are photographs of bricks, gravel and grass that scikit-image ships (512 by 512 pixels, gray, CC0). Crops
 for training are cut from the left and the right of a photograph, crops for testing from the middle, so that no pixel is
 in both. The defects of the test images are drawn by :mod:`anomalib_transfusion.data.demo_defects`.
 
@@ -42,18 +42,18 @@ logger = logging.getLogger(__name__)
 
 CATEGORIES = ("brick", "gravel", "grass")
 
-#: The test crops come from the columns from the first number to before the second. It is the middle because of the
-#: perspective of the bricks: their slant there lies between the slants to the left and to the right.
+#: First column of the test crops, and the column after the last. They are in the middle because of the perspective of
+#: the bricks, whose slant there is between the slants to the left and to the right.
 TEST_COLUMNS = (176, 336)
 
 _MIN_SIDE, _MAX_HEIGHT, _MAX_WIDTH = 64, 512, TEST_COLUMNS[1] - TEST_COLUMNS[0]
 _MANIFEST = "demo_surface.json"
-#: Counted up when the images change, so that folders made by an older version are made anew.
+#: Incremented when the images change, so that folders of an older version are replaced.
 _FORMAT = 1
 
 
 class DemoSurface(AnomalibDataModule):
-    """Surface inspection data made on the spot, for demonstrations and tests.
+    """Surface inspection data that is generated locally, for demonstrations and tests.
 
     The images are deterministic: the same parameters give the same images, whatever the random state. They are made by
     :meth:`prepare_data` on first use. A folder made with other parameters is made anew.
@@ -215,7 +215,7 @@ class DemoSurface(AnomalibDataModule):
 
     @property
     def _parameters(self) -> dict[str, Any]:
-        """What the images depend on, as it is written to the manifest."""
+        """Parameters that the images depend on, as in the manifest."""
         return {
             "format": _FORMAT,
             "category": self.category,
@@ -246,7 +246,7 @@ class DemoSurface(AnomalibDataModule):
         for number, (place, count) in enumerate(counts.items()):
             split, label = place.split("/")
             for index in range(count):
-                # A generator for each image: no image depends on how many there are of another kind.
+                # A generator for each image, so that no image depends on the number of images of another kind.
                 rng = np.random.default_rng([CATEGORIES.index(self.category), number, index])
                 top, left = _position(surface.shape, self.image_size, split, rng)
                 image = surface[top : top + self.image_size[0], left : left + self.image_size[1]]
@@ -294,7 +294,7 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file, with its folder. Not through OpenCV, which takes a small image on a full disk for written."""
+    """Write a file and make its folder. OpenCV would not report a full disk for a small image."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

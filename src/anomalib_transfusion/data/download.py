@@ -17,16 +17,16 @@ __all__ = ["download"]
 
 
 def download(root: Path, info: DownloadInfo, what: str, remedy: str) -> None:
-    """Download an archive and unpack it into a folder; an archive that lies there already is unpacked instead.
+    """Download an archive and unpack it into a folder; if the archive is already there, it is only unpacked.
 
-    Both happen in a temporary folder inside of the root, so that neither half an archive nor half a data set remains
-    after a failure. Folders that are in the root already stay as they are.
+    Both happen in a temporary folder inside of the root, so that no partial archive or data set remains after a
+    failure. Existing folders in the root stay as they are.
 
     Args:
         root: Folder to unpack into; made where it is missing.
-        info: What to download, and its checksum.
-        what: What is missing, as the beginning of a sentence.
-        remedy: What to do instead where that fails, as the end of a sentence.
+        info: URL of the archive, and its checksum.
+        what: Name of the missing data, for the beginning of the error message.
+        remedy: What to do instead, for the end of the error message.
 
     Raises:
         RuntimeError: If the download fails or the archive cannot be unpacked.

@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 class MultiCategory(AnomalibDataModule):
-    """The categories of a data set for one model, any of anomalib's.
+    """Joins the categories of a data set to train one model, any of anomalib's, on all of them.
 
-    Each category is a data module of its own that downloads and splits itself, so every split is made within a
+    Each category has its own data module, which downloads and splits its data, so every split is within a
     category. Batches know the category of each image (``batch.category``). Metrics are computed for each category, as
-    ``image_AUROC_bottle``, and ``image_AUROC`` is the mean over the categories; threshold and normalisation are found
-    and applied for each category. The pooled ones stay the model's, for images of unknown category and for exported
-    models.
+    ``image_AUROC_bottle``, and ``image_AUROC`` is the mean over the categories; threshold and normalization are found
+    and applied for each category. The threshold and normalization of all categories together stay in the model,
+    for images of unknown category and for exported models.
 
     Args:
         dataset (str): Name of a data module of ``anomalib.data`` with categories, as ``"MVTecAD"``, ``"MVTec"``,
@@ -46,8 +46,8 @@ class MultiCategory(AnomalibDataModule):
         root (Path | str | Sequence[Path | str] | None): Folder that holds a folder for each category, or several such
             folders. ``None`` stands for the data set's own default.
             Defaults to ``None``.
-        categories (str | Sequence[str]): Names of the categories, or ``"all"``: the folders that are in the root, or
-            where there are none yet, all that the data set has.
+        categories (str | Sequence[str]): Names of the categories, or ``"all"``: all folders in the root, or if there
+            are none yet, all published categories of the data set.
             Defaults to ``"all"``.
         balanced (bool): Whether categories are drawn equally often in training, rather than each image once in an
             epoch.
@@ -83,8 +83,8 @@ class MultiCategory(AnomalibDataModule):
             Defaults to ``None``.
 
     Raises:
-        ValueError: If the data set is unknown or has no categories, no category was asked for, one twice or one that
-            there is not, or two roots have a category of one name.
+        ValueError: If the data set is unknown or has no categories, no category is given, one twice or an unknown one,
+            or two roots have a category of the same name.
         TypeError: If the data set does not take an argument.
 
     Example:
@@ -150,7 +150,7 @@ class MultiCategory(AnomalibDataModule):
         }
         self._check_arguments()
         roots = _roots(root, self.dataset)
-        #: One data module a category. They are kept: synthetic images are deleted with the data set that made them.
+        #: Data module of each category. They must be kept: deleting a data set deletes its synthetic images.
         self.children: dict[str, AnomalibDataModule] = {
             name: self._child(name, where) for name, where in chosen(self.dataset, roots, categories).items()
         }
@@ -161,16 +161,16 @@ class MultiCategory(AnomalibDataModule):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Name of the folder that holds the categories: anomalib sorts result images by what follows it."""
+        """Name of the folder that holds the categories; anomalib keeps the folders below it in paths of results."""
         return self._name
 
     def prepare_data(self) -> None:
-        """Download, or make, the categories that are not there yet, as the data set itself does."""
+        """Download or generate the missing categories, by their own data modules."""
         for child in self.children.values():
             child.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up the categories, and evaluate and post-process by category in the trainer that this belongs to.
+        """Set up the categories, and make the trainer evaluate and post-process by category.
 
         Args:
             stage: Current stage; ``None`` for all.
@@ -194,17 +194,16 @@ class MultiCategory(AnomalibDataModule):
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names of the categories and the thresholds and normalisation of each, for the checkpoint."""
+        """Return the names of the categories and the thresholds and normalization of each, for the checkpoint."""
         model = self.trainer.lightning_module if self.trainer is not None else None
         statistics = {} if model is None else {name: dict(values) for name, values in statistics_of(model).items()}
         return {"categories": list(self.categories), "statistics": statistics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the thresholds and normalisation of each category from a checkpoint.
+        """Take the thresholds and normalization of each category from a checkpoint.
 
         Raises:
-            ValueError: If the checkpoint is of other categories: for a test, if it lacks one of these; for more
-                training, if it has not exactly these.
+            ValueError: If the checkpoint lacks a category of this data module or, to resume a training, has others.
         """
         trained = list(state_dict.get("categories", []))
         unknown = [category for category in self.categories if category not in trained]
@@ -224,14 +223,14 @@ class MultiCategory(AnomalibDataModule):
             statistics.update(state_dict.get("statistics", {}))
 
     def train_dataloader(self) -> TRAIN_DATALOADERS:
-        """Return the loader of the training images, of which ``balanced`` draws the categories equally often."""
+        """Return the loader of the training images; with ``balanced``, categories are drawn equally often."""
         if not self.balanced:
             return super().train_dataloader()
         sampler = BalancedSampler(
             self.train_data.categories,  # type: ignore[attr-defined]
             num_replicas=self.trainer.world_size if self.trainer is not None else 1,
             rank=self.trainer.global_rank if self.trainer is not None else 0,
-            # Without a seed, the one that Lightning's own samplers take.
+            # Without a seed, that of Lightning's own samplers.
             seed=self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0")),
         )
         return DataLoader(
@@ -270,7 +269,7 @@ class MultiCategory(AnomalibDataModule):
             try:
                 child.setup(_stage)
             except Exception as error:
-                # Of images in another format it finds the masks alone, and says that their numbers differ.
+                # MVTecAD finds only the masks of images in other formats, and complains about a mismatch.
                 formats = " in PNG, or take MVTec for other formats" if self.dataset.__name__ == "MVTecAD" else ""
                 msg = (
                     f"The category {category!r} cannot be read: {error} Expected the layout of "
@@ -298,12 +297,12 @@ class MultiCategory(AnomalibDataModule):
         """Do nothing: each category has split itself."""
 
     def _leave(self) -> None:
-        """Give the trainer back what is the model's own."""
+        """Restore the model's own callbacks in the trainer."""
         if self.trainer is not None:
             detach(self.trainer)
 
     def _check_arguments(self) -> None:
-        """Raise if the data set does not take an argument."""
+        """Raise TypeError if the data set's data module does not accept an argument."""
         taken = inspect.signature(self.dataset).parameters
         own = {"root", "category", "name"}
         for name in self._arguments:

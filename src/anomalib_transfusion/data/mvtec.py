@@ -20,10 +20,10 @@ EXTENSIONS = (".png", *(extension for extension in IMG_EXTENSIONS if extension !
 
 
 class _Images(MVTecADDataset):
-    """A category in MVTec AD's layout, whose images may be in other formats than PNG, as people's own data are."""
+    """A category in MVTec AD's layout whose images may be in other formats than PNG."""
 
     def __init__(self, root: Path, category: str, split: Split) -> None:
-        # anomalib's own reads PNG alone: of other images it finds the masks, and fails to match them.
+        # anomalib's own class finds images in PNG only; with other images it fails to match masks.
         super(MVTecADDataset, self).__init__()
         self.root_category = root / category
         self.category = category
@@ -36,7 +36,7 @@ class MVTec(MVTecAD):
     """MVTec AD data module with TransFusion's batch size, for MVTec AD itself and for data in the same layout.
 
     It differs from :class:`anomalib.data.MVTecAD` in the default batch sizes, in the formats of images that it reads,
-    in what it says about a wrong category or a failed download, and in that such a download leaves nothing behind.
+    in its messages about a wrong category or a failed download, and in that such a download leaves nothing behind.
 
     Args:
         root (Path | str | None): Path to the root of the dataset. ``None`` stands for anomalib's cache folder.
@@ -81,7 +81,7 @@ class MVTec(MVTecAD):
             anomalib train --model TransFusion --data MVTec --data.category cable
     """
 
-    #: How the names of its images may end, in any case.
+    #: Suffixes of images, in lower or upper case.
     extensions = EXTENSIONS
 
     def __init__(
@@ -122,7 +122,7 @@ class MVTec(MVTecAD):
         """Download MVTec AD (about 5 GB) if the category is not there yet.
 
         An archive that lies in the root already is unpacked instead. Download and unpacking happen in a temporary
-        folder in the root, so that neither half an archive nor half a category remains after a failure.
+        folder in the root, so that no partial archive or category remains after a failure.
 
         Raises:
             ValueError: If the category is neither one of MVTec AD nor a folder of the root.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What every model of this plugin does in anomalib's engine: steps, seeds, resuming, checkpoints, and callbacks."""
+"""Common part of the Lightning models: training and evaluation steps, seeds, resuming, checkpoints and callbacks."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ from anomalib_transfusion.visualization.training_grid import TrainingGrid
 from .default_parts import DefaultParts
 from .pictures import Pictures
 
-# anomalib lists the direct subclasses of its module: a class between would be listed in place of the models.
+# anomalib lists direct subclasses of its module as models: DetectorMixin, if it were one, would be listed instead.
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as Module
 else:
@@ -52,18 +52,19 @@ __all__ = ["DetectorMixin"]
 
 
 class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining, RemembersValidation, Module):  # type: ignore[misc]
-    """Steps, seeds, resuming and callbacks of a model: a mix-in, before :class:`AnomalibModule` among the bases.
+    """Mix-in for steps, seeds, resuming and callbacks of a model; it must come before :class:`AnomalibModule`.
 
-    The model builds ``self.model``, a module with ``stride`` and ``precision``, and implements the abstract methods.
+    A model assigns ``self.model``, a PyTorch module with ``stride`` and ``precision``, and implements the abstract
+    methods.
 
     Args:
-        precision: Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where
-            the device is faster with it and the trainer was given no precision.
-        channels_last: Whether the network computes in channels-last memory; ``None``: where it is faster so, in
-            bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image. A training in
-            single precision on a CPU is less exact in it.
+        precision: Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 if the
+            device is faster with it and the trainer was given no precision.
+        channels_last: Whether the network computes in channels-last memory. ``None`` for where it is faster: in
+            bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image. Training in
+            single precision on a CPU is less exact with it.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
-        pre_processor: Pre-processor, or whether to use the default (256x256, no crop). It must not normalise: the model
+        pre_processor: Pre-processor, or whether to use the default (256x256, no crop). It must not normalize: the model
             expects images in [0, 1].
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -73,10 +74,10 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
     model: Any
 
     trained_for: ClassVar[tuple[str, ...]]
-    """Names of the parameters that weights are trained for; all others may differ between training and use."""
+    """Names of the parameters that must be the same in training and in use, because the weights depend on them."""
 
     weights_prefix: ClassVar[str] = "model."
-    """How the names of weights begin in the checkpoints of this model and of no other."""
+    """Prefix of names of weights that only checkpoints of this model have."""
 
     def __init__(
         self,
@@ -101,9 +102,9 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
 
     @abstractmethod
     def training_terms(self, batch: ImageBatch) -> tuple[torch.Tensor, ...]:
-        """Compute the loss of a batch; what is drawn at random for it is drawn inside of :meth:`drawing`.
+        """Compute the loss of a batch; random numbers must be drawn in the context :meth:`drawing`.
 
-        Where :attr:`watched` is not 0, :attr:`training_panels` show as many samples of the step.
+        If :attr:`watched` is not 0, the method sets :attr:`training_panels` to that many samples of the step.
 
         Args:
             batch: Normal images in [0, 1], ``(B, 3, H, W)``, and their paths.
@@ -114,10 +115,13 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
 
     @abstractmethod
     def evaluate(self, images: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
-        """Return scores and anomaly maps, and what :attr:`panels` show of the images.
+        """Predict scores and anomaly maps of a batch, and return them with images for :attr:`panels`.
 
         Args:
             images: Images in [0, 1], ``(B, 3, H, W)``.
+
+        Returns:
+            The predictions, and images in [0, 1] by name, ``(B, C, H, W)`` each.
         """
 
     def evaluate_batch(self, batch: ImageBatch) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
@@ -131,7 +135,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
     @property
     @abstractmethod
     def evaluation_passes(self) -> float:
-        """Network passes that evaluating an image takes; a training step takes about three an image."""
+        """Number of network passes to evaluate an image. A training step costs about three passes an image."""
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -139,8 +143,8 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
 
         Args:
             checkpoint_path: The checkpoint.
-            args: As in anomalib's :meth:`AnomalibModule.load_from_checkpoint`.
-            kwargs: As there, and parameters of the model.
+            args: Passed to anomalib's :meth:`AnomalibModule.load_from_checkpoint`.
+            kwargs: Passed to the same method; they may contain parameters of the model.
 
         Returns:
             The model.
@@ -152,9 +156,9 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
         try:
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except Exception:
-            # Where the file itself is the problem, this says so, with its name.
+            # If the file itself is the problem, this raises an error that names it.
             if isinstance(checkpoint_path, str | Path):
-                # Not above: it needs all of anomalib's engine, which is half imported while anomalib loads its plugins.
+                # Imported here: it needs anomalib's engine, partially imported while anomalib loads its plugins.
                 from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 
                 loaded = WholeCheckpointIO().load_checkpoint(checkpoint_path, "cpu", kwargs.get("weights_only"))
@@ -162,32 +166,33 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             raise
 
     def check_sizes(self) -> None:
-        """Raise ValueError if the pre-processor normalises, or gives images that the network cannot divide."""
+        """Raise ValueError if the pre-processor normalizes, or its size is no multiple of the network's stride."""
         check_pre_processor(self.pre_processor, type(self).__name__)
         if self.input_size is not None:
             check_image_size(self.input_size, self.model.stride)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add better errors, rare validation where the user left the trainer's validation interval alone, and pictures.
+        """Return callbacks for checks of image files, rare validation, pictures of training and the remaining time.
 
-        Here too, the trainer is told to write checkpoints that neither a full disk nor a killed process destroys.
+        Validation is rare only if the user did not set the trainer's validation interval. The method also makes the
+        trainer write checkpoints atomically.
         """
-        # Not above, as in load_from_checkpoint.
+        # Imported here for the same reason as in load_from_checkpoint.
         from anomalib_transfusion.training.checkpoints import use_whole_checkpoints
 
-        # A precision that the user chose for the trainer is the whole answer.
+        # If the user set the trainer's precision, autocast is left to the trainer.
         typed = typed_by_user()
         self.model.precision = "single" if "precision" in typed else self.shared["precision"]
         configured = super().configure_callbacks()
         callbacks = list(configured) if isinstance(configured, Sequence) else [configured]
-        # In this order: what ImageFiles raises over an exception keeps it from the callbacks behind.
+        # WithoutValidation first: if ImageFiles.on_exception raises, callbacks behind it are not called.
         callbacks += [WithoutValidation(), ImageFiles()]
         trainer = self.trainer
         use_whole_checkpoints(trainer)
         if trainer.training:
             callbacks.append(RemainingTime())
             present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            # Lightning would replace the user's own by this one.
+            # Lightning replaces a callback of the user by one of the same class from here.
             if self.visualizer is not None and not any(isinstance(callback, TrainingGrid) for callback in present):
                 callbacks.append(TrainingGrid())
             callbacks += rare_validation(trainer, typed, self.evaluation_passes)
@@ -196,11 +201,11 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
         return callbacks
 
     def setup(self, stage: str) -> None:
-        """Get ready: each image counts once on several processes, metrics have what they need, a training can start.
+        """Check that training is possible and metrics have their fields, and prepare distributed evaluation.
 
         Raises:
-            TypeError: If a hyper-parameter of a subclass cannot be read back from a checkpoint.
-            ValueError: If there are too few images, a metric lacks what it asks for, or weights are trained in 16 bits.
+            TypeError: If a hyper-parameter of a subclass could not be loaded from a checkpoint.
+            ValueError: If there are too few images, a metric lacks fields, or weights would be trained in 16 bits.
         """
         super().setup(stage)
         if stage == "fit":
@@ -215,16 +220,16 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             self.model.train()
 
     def on_fit_start(self) -> None:
-        """Load the weights of a pretrained part, unless a checkpoint had them, and seed the first epoch.
+        """Load pretrained weights of a backbone, unless a checkpoint had them, and seed the first epoch.
 
         Raises:
-            OSError: If they are neither installed nor to be had from the network.
+            OSError: If the weights are not installed and cannot be downloaded.
         """
         load_backbones(self.model)
         super().on_fit_start()
 
     def on_train_start(self) -> None:
-        """Let a resumed training have the learning rate and weight decay of this model."""
+        """Set the learning rate and weight decay of a resumed training to those of this model."""
         if self.resumed:
             renew_rate(self.trainer, self.configure_optimizers())
 
@@ -241,7 +246,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
 
         Raises:
             FloatingPointError: If the loss of the step before was not finite; names the step and the terms.
-            ValueError: If the network cannot divide the images' sides, or images are not in [0, 1].
+            ValueError: If the images' sides are no multiples of the stride, or images are not in [0, 1].
         """
         del args, kwargs
         images: torch.Tensor = batch.image  # type: ignore[assignment]
@@ -270,7 +275,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
             dataloader_idx: Number of the data loader.
 
         Returns:
-            The batch with anomaly maps and scores; :attr:`panels` has what else became of it.
+            The batch with anomaly maps and scores; further images of it are in :attr:`panels`.
         """
         if self._trainer is not None:
             drop_repeated_images(self.trainer, batch, batch_idx, dataloader_idx)
@@ -291,11 +296,11 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
         self._loss_guard.check()
 
     def on_train_end(self) -> None:
-        """Make the processes of a distributed training equal; their weights are, by the gradients they share."""
+        """Give all processes of a distributed training the same buffers; their weights are the same already."""
         share_statistics(self.model)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained for something else.
+        """Refuse a checkpoint of another model or of other parameters.
 
         Raises:
             ValueError: If the checkpoint belongs to another model or to other parameters.

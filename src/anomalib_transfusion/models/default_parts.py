@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The parts that a model has where the user chose none: pre-processor, evaluator, visualizer."""
+"""Default pre-processor, evaluator and visualizer of the models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,19 +23,19 @@ DEFAULT_IMAGE_SIZE = (256, 256)
 
 
 class DefaultParts:
-    """Default pre-processor, evaluator and visualizer: a mix-in, before :class:`AnomalibModule` among the bases."""
+    """Mix-in for default pre-processor, evaluator and visualizer; it must come before :class:`AnomalibModule`."""
 
     post_processor: Any
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:  # noqa: ANN401
-        """Convert weights or move everything; the post-processor's threshold stays in its precision."""
+        """Convert or move weights and buffers; the post-processor's threshold keeps its precision."""
         kept = self.post_processor.modules() if isinstance(self.post_processor, PostProcessor) else ()
         with buffers_kept(*kept):
             return super()._apply(fn, recurse)  # type: ignore[misc]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments that the model sets: no validation before training, which tells nothing and costs much."""
+        """Trainer arguments that the model sets: no sanity check, which would run a slow evaluation."""
         return {"num_sanity_val_steps": 0}
 
     @property
@@ -45,7 +45,7 @@ class DefaultParts:
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure the default pre-processor: a resize without a crop, which would cut off defects at the border.
+        """Configure the default pre-processor: a resize. A center crop would cut off defects at the border.
 
         Args:
             image_size: Height and width in pixels; 256 and 256 by default.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's export, of models in training or evaluation mode, to ONNX files without the exporter's notes."""
+"""anomalib's export to ONNX and OpenVINO, in training or evaluation mode, without the exporter's metadata."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphExport"]
 
-# The oldest operator set that PyTorch's exporter writes by itself. anomalib's default of 14 asks for a conversion that
-# fails and changes nothing.
+# The oldest operator set that PyTorch's exporter writes without a conversion. A conversion to anomalib's default, 14,
+# fails and leaves 18.
 OPSET_VERSION = 18
 
 
 class GraphExport(ExportMixin):
-    """Stands in front of :class:`AnomalibModule` among the bases of a model; leaves the model as it was."""
+    """Export mix-in for a model, which stays unchanged; it must come before :class:`AnomalibModule`."""
 
     model: Any
 
@@ -38,9 +38,9 @@ class GraphExport(ExportMixin):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
-        """Export to ONNX: pre-processing, model and normalisation in one graph.
+        """Export to ONNX: pre-processing, model and normalization in one graph.
 
-        In single precision, also of weights in another, in which runtimes lack operations.
+        The graph is in single precision, whatever that of the weights, because runtimes lack operations in others.
 
         Args:
             export_root (Path | str): Path to the output folder.
@@ -48,8 +48,8 @@ class GraphExport(ExportMixin):
                 Defaults to ``"model"``.
             input_size (tuple[int, int] | None): Height and width of the input images, ``None`` for any.
                 Defaults to ``None``.
-            kwargs: Further arguments of ``torch.onnx.export``; ``unroll=True`` writes out the steps of a loop, for
-                tools that do not look into loops.
+            kwargs: Further arguments of ``torch.onnx.export``; ``unroll=True`` unrolls the loop over timesteps, for
+                tools that cannot process loops.
 
         Returns:
             Path: The ONNX model.
@@ -59,7 +59,7 @@ class GraphExport(ExportMixin):
             ValueError: If the model works on tiles.
         """
         if self.model.tiler is not None:
-            # The tiler cuts in a Python loop, which the exporter writes out for many minutes.
+            # The tiler has a Python loop, which the exporter would take many minutes to unroll.
             msg = (
                 f"The model works on tiles of {self.model.tiler.tile_size_h}x{self.model.tiler.tile_size_w} pixels, "
                 "and anomalib's tiler cannot be exported to ONNX or OpenVINO. Set model.model.tiler = None to export "
@@ -86,7 +86,7 @@ class GraphExport(ExportMixin):
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
     ) -> Path:
-        """Export to OpenVINO, as anomalib does it.
+        """Export to OpenVINO by anomalib's method; the model keeps its mode.
 
         Args:
             export_root (Path | str): Path to the output folder.
@@ -130,17 +130,17 @@ class GraphExport(ExportMixin):
         """Return the arguments of :meth:`to_onnx` for an export to OpenVINO.
 
         Args:
-            compression_type: As of :meth:`to_openvino`.
+            compression_type: Compression type of the export.
         """
         del compression_type
         return {}
 
     def tidy(self, path: Path, *, unroll: bool) -> None:  # noqa: PLR6301
-        """Take the exporter's notes out of an ONNX file, which are larger than the graph. The weights stay in place.
+        """Remove the exporter's metadata, which is larger than the graph, from an ONNX file.
 
         Args:
-            path: ONNX model, overwritten.
-            unroll: Whether the steps of a loop are to be written out; without a loop there is nothing to do.
+            path: ONNX model, overwritten; its file of weights stays unchanged.
+            unroll: Whether to unroll a loop over timesteps; ignored for a model without a loop.
         """
         del unroll
         import onnx
@@ -152,7 +152,7 @@ class GraphExport(ExportMixin):
 
 @contextmanager
 def as_before(module: nn.Module) -> Iterator[None]:
-    """Leave every part of a module in training or evaluation mode as it was."""
+    """Context that restores the training or evaluation mode of every submodule at its end."""
     modes = {part: part.training for part in module.modules()}
     try:
         yield
@@ -163,7 +163,7 @@ def as_before(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _without_gradients(module: nn.Module) -> Iterator[None]:
-    """Freeze the parameters of a module: PyTorch cannot export a loop that would have to be differentiated."""
+    """Context that freezes the parameters of a module, because PyTorch cannot export a differentiable loop."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad = False
@@ -176,7 +176,7 @@ def _without_gradients(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _in_single_precision(module: nn.Module) -> Iterator[None]:
-    """Have all weights of a module in single precision, and give them back as they were."""
+    """Context that converts all weights of a module to single precision, and restores them at its end."""
     tensors = [*module.parameters(), *module.buffers()]
     kept = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point() and tensor.dtype != torch.float32]
     for tensor, data in kept:
@@ -189,7 +189,7 @@ def _in_single_precision(module: nn.Module) -> Iterator[None]:
 
 
 def drop_notes(graph: "onnx.GraphProto") -> None:
-    """Remove the Python stack traces and shapes that the exporter notes at each operation, in loops as well."""
+    """Remove the Python stack traces and shapes that the exporter attaches to each operation, also inside of loops."""
     del graph.value_info[:]
     for node in graph.node:
         del node.metadata_props[:]

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Export of the reverse process to ONNX and OpenVINO as one loop, not as a copy of the network for every step.
+"""Export of the reverse process to ONNX and OpenVINO as a loop, not as a copy of the network for every step.
 
-Written out, twenty steps of the network are some 20,000 operations, and tools take minutes to optimise and load them.
-As a loop (``Scan`` in ONNX) they are a twentieth of that.
+Unrolled, twenty steps of the network are some 20,000 operations, and tools take minutes to optimize and load them. The
+loop (``Scan`` in ONNX) has a twentieth of these.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,20 +23,20 @@ __all__ = ["LoopExport", "scan_steps"]
 
 QUANTISED = (CompressionType.INT8, CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 
-# x_t, mask and sum of masks.
+# State of the reverse process: x_t, mask and sum of masks.
 Carry = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def scan_steps(step: Callable[..., Carry], start: Carry, inputs: tuple[torch.Tensor, ...]) -> Carry:
-    """Run the steps of a loop in a way that PyTorch's exporter keeps as a loop.
+    """Run a loop by PyTorch's ``scan`` operator, which the exporter keeps as a loop.
 
     Args:
-        step: Takes what the step before left and this step's slice of the inputs.
-        start: What the first step takes.
+        step: Maps the state and this step's slice of each input to the next state.
+        start: State before the first step.
         inputs: Tensors whose first dimension is the step.
 
     Returns:
-        What the last step left.
+        State after the last step.
     """
     from torch._higher_order_ops.scan import scan
 
@@ -44,34 +44,37 @@ def scan_steps(step: Callable[..., Carry], start: Carry, inputs: tuple[torch.Ten
         # A loop must also return something for each step.
         return step(carry, *slices), slices[0].clone()
 
-    # Two tensors of a loop's state must not be the same one.
+    # The tensors of a loop's state must not alias each other.
     end, _ = scan(combine, tuple(tensor.clone() for tensor in start), inputs)
     return end
 
 
 class LoopExport(GraphExport):
-    """Export of a model that has ``inference_timesteps``, and a loop over them in :func:`scan_steps`."""
+    """Export mix-in for a model whose network has ``inference_timesteps`` and loops over them by :func:`scan_steps`."""
 
     def onnx_arguments(self, compression_type: CompressionType | None) -> dict[str, Any]:  # noqa: PLR6301
-        """Write the loop out for INT8, because NNCF does not look into loops."""
+        """Unroll the loop for INT8, because NNCF does not quantize operations inside of loops."""
         return {"unroll": compression_type in QUANTISED}
 
     def tidy(self, path: Path, *, unroll: bool) -> None:
-        """Write out the loop if that was asked for, and take the exporter's notes out of an ONNX file.
+        """Unroll the loop if asked to, and remove the exporter's metadata from an ONNX file.
 
         Args:
             path: ONNX model, overwritten.
-            unroll: Whether the steps of the loop are to be written out.
+            unroll: Whether to unroll the loop.
+
+        Raises:
+            RuntimeError: If PyTorch's exporter did not keep the loop; the file is removed.
         """
         _tidy(path, len(self.model.inference_timesteps) if unroll else None)
 
 
 def _tidy(path: Path, num_steps: int | None) -> None:
-    """Take the exporter's notes out of an ONNX file, which are larger than the graph. The weights stay where they are.
+    """Unroll the loop of an ONNX file, or check that there is one, and remove the exporter's metadata.
 
     Args:
-        path: ONNX model, overwritten.
-        num_steps: Number of steps to write the loop out to; ``None`` leaves the loop.
+        path: ONNX model, overwritten; its file of weights stays unchanged.
+        num_steps: Number of steps of the unrolled loop; ``None`` keeps the loop.
     """
     import onnx
 
@@ -79,7 +82,7 @@ def _tidy(path: Path, num_steps: int | None) -> None:
     if num_steps is not None:
         _unroll(model.graph, num_steps)
     elif not any(node.op_type == "Scan" for node in model.graph.node):
-        # The exporter has a second way, without a loop, which it takes in silence where the first fails.
+        # If its first strategy fails, the exporter silently falls back to one that unrolls the loop.
         path.unlink()
         msg = (
             f"PyTorch {torch.__version__} did not keep the reverse process as a loop, so {path} was not written. Pass "
@@ -128,6 +131,6 @@ def _steps(graph: "onnx.GraphProto", loop: "onnx.NodeProto", num_steps: int) -> 
             copy.output[:] = [names[name] for name in node.output]
             yield copy
         carry = [names[value.name] for value in body.output[:num_carried]]
-    # What the loop returns for each step is used by nobody.
+    # Only the final state is used, not the outputs of each step, which follow in loop.output.
     for name, last in zip(loop.output, carry, strict=False):
         yield helper.make_node("Identity", [last], [name])

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The keys of the authors' state dicts beside ours."""
+"""Mapping between the keys of our state dicts and of the authors'."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +13,7 @@ def renamed(keys: Iterable[str], prefixes: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         keys: Keys of our state dict.
-        prefixes: The authors' prefix for each of ours; of several that fit a key, the longest counts.
+        prefixes: The authors' prefix for each of ours; the longest that matches a key is replaced.
     """
     found = {}
     for key in keys:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What pictures are drawn from: panels of the batch that was evaluated last, of a training step, and of an image."""
+"""Data that pictures are drawn from: images of the last evaluated batch, of a training step, and of an explanation."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -16,12 +16,12 @@ __all__ = ["Explanation", "Pictures"]
 
 
 class Explanation(NamedTuple):
-    """How a model comes to its result.
+    """How a model explains its result in a film strip.
 
     Attributes:
-        row_names: What stands beside the rows.
-        moments_of: Runs the PyTorch module on a single image in [0, 1], ``(1, 3, H, W)``, and shows some timesteps, in
-            their order, and the result.
+        row_names: Label of each row of the film strip, by the name of the row.
+        moments_of: Function of the PyTorch module, a single image in [0, 1] of shape ``(1, 3, H, W)``, the timesteps to
+            show and a :data:`Draw`; it returns the timesteps in their order, and the result.
     """
 
     row_names: Mapping[str, str]
@@ -29,26 +29,26 @@ class Explanation(NamedTuple):
 
 
 class Pictures:
-    """What pictures of a model are drawn from: a mix-in, before :class:`AnomalibModule` among the bases."""
+    """Mix-in that keeps the data for pictures of a model; it must come before :class:`AnomalibModule`."""
 
     model: Any
     evaluate: Callable[[torch.Tensor], tuple[InferenceBatch, dict[str, torch.Tensor]]]
 
     explanation: ClassVar[Explanation | None] = None
-    """What :meth:`explain` shows beside the result; ``None`` for nothing."""
+    """How :meth:`explain` shows timesteps; ``None`` shows the result alone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.panels: dict[str, torch.Tensor] = {}
-        """What the batch that was evaluated last became, by name, in [0, 1], ``(B, C, H, W)`` each."""
+        """Images of the last evaluated batch in [0, 1], such as the reconstruction, by name, ``(B, C, H, W)`` each."""
         self.training_panels: TrainingPanels | None = None
-        """What a training step that :meth:`watch` asked for saw and made."""
+        """Samples and predictions of the training step that :meth:`watch` asked for, ``None`` before that step."""
         self.watched = 0
-        """Number of samples that the next training step is to show."""
+        """Number of samples of the next training step to put into :attr:`training_panels`."""
 
     @property
     def reconstruction(self) -> torch.Tensor | None:
-        """The last batch without its anomalies, in [0, 1], ``(B, 3, H, W)``; ``None`` where no panel shows it."""
+        """Reconstruction of the last evaluated batch in [0, 1], ``(B, 3, H, W)``; ``None`` if the model makes none."""
         return self.panels.get(RECONSTRUCTION)
 
     def watch(self, num_samples: int) -> None:
@@ -66,7 +66,7 @@ class Pictures:
         return ()
 
     def explain(self, images: torch.Tensor, timesteps: Container[int], draw: Draw) -> list[Moment]:
-        """Show how a map comes about: by :attr:`explanation`, or else by what the model evaluates an image to.
+        """Show the timesteps behind a result by :attr:`explanation`, or without one only the result and its panels.
 
         Args:
             images: A single image in [0, 1], ``(1, 3, H, W)``.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What models that are trained on synthetic anomalies have in common."""
+"""Common part of the models that are trained on synthetic anomalies."""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ __all__ = ["SyntheticAnomaliesMixin"]
 
 
 class SyntheticAnomaliesMixin(DetectorMixin):
-    """Training on synthetic anomalies: a mix-in, before :class:`AnomalibModule` among the bases.
+    """Mix-in for training on synthetic anomalies; it must come before :class:`AnomalibModule`.
 
-    The model builds ``self.sampler``.
+    A model assigns ``self.sampler``.
 
     Args:
         dtd_dir: Folder of texture photographs in the layout of the Describable Textures Dataset, which is downloaded
@@ -28,15 +28,15 @@ class SyntheticAnomaliesMixin(DetectorMixin):
             scikit-image ships, or ``none``: structure anomalies alone.
         foreground: Where synthetic anomalies may lie: ``none`` for anywhere, ``estimate`` for the object as estimated
             from each image, or a folder with one mask for each training image.
-        structure_share: Share of the synthetic anomalies that are the image itself in disorder, in [0, 1]; the others
-            take a texture.
-        min_perlin_scale: Synthetic anomalies are cut out of noise with ``2 ** min_perlin_scale`` to 32 cells an axis,
-            in [0, 5]; a larger value leaves out large anomalies.
-        grayscale_anomalies: Whether synthetic anomalies on grey images are grey, too. Otherwise colour alone gives each
-            of them away.
+        structure_share: Share of the synthetic anomalies whose appearance is the shuffled image itself, in [0, 1]; the
+            others take a texture.
+        min_perlin_scale: Masks of synthetic anomalies are thresholded Perlin noise with ``2 ** min_perlin_scale`` to 32
+            cells along an axis, in [0, 5]; a larger value leaves out large anomalies.
+        grayscale_anomalies: Whether synthetic anomalies on gray images are gray, too. Otherwise color alone reveals
+            each of them.
         texture_resize: How the photographs of the folder are made smaller: ``area`` averages, ``bilinear`` aliases, as
             in the published code.
-        shared: As of :class:`DetectorMixin`.
+        shared: Parameters of :class:`DetectorMixin`.
     """
 
     sampler: AnomalySource
@@ -57,7 +57,7 @@ class SyntheticAnomaliesMixin(DetectorMixin):
         self.shared |= given
 
     def prepare_data(self) -> None:
-        """Download the texture photographs where they are needed and absent: for training only.
+        """Download the texture photographs for a training if they are needed and absent.
 
         Raises:
             RuntimeError: If the download fails; the message says what to pass instead.
@@ -66,12 +66,12 @@ class SyntheticAnomaliesMixin(DetectorMixin):
             self.sampler.prepare()
 
     def on_fit_start(self) -> None:
-        """Read the sources of anomalies before the first batch, and seed the first epoch."""
+        """Set up textures and foreground masks before the first batch, and seed the first epoch."""
         if self.input_size is not None:
             self.sampler.build(self.input_size)
         super().on_fit_start()
 
     def on_train_start(self) -> None:
-        """Look at the foreground masks of the training images before the first step."""
+        """Check the foreground masks of the training images before the first step."""
         self.sampler.check_foreground(training_images(self.trainer))
         super().on_train_start()

@@ -1,4 +1,4 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parts of diffusion networks that know torch alone, whichever model takes them."""
+"""Parts of diffusion networks that depend on torch alone and are shared by the models."""

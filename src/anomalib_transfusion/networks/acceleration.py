@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Precision and compilation of the network: what a device is fast with, unless the user says otherwise."""
+"""Precision, memory format and compilation of a network: the fastest for a device, unless the user chose others."""
 
 import warnings
 from collections.abc import Iterator
@@ -32,19 +32,20 @@ Precision = Literal["auto", "single", "bfloat16"]
 
 # Compute capability of the first NVIDIA GPUs with bfloat16 in hardware (Ampere).
 FIRST_WITH_BFLOAT16 = (8, 0)
-# Pixels of a batch below which contiguous memory is faster on a CPU: those of eight images of 64 by 64.
+# Number of pixels in a batch below which contiguous memory is faster on a CPU: eight images of 64 by 64.
 FEWEST_FOR_CHANNELS_LAST = 2**15
-# Pixels that a network takes at a time on a CPU: those of four images of 128 by 128.
+# Number of pixels that a network processes at a time on a CPU: four images of 128 by 128.
 MOST_TOGETHER_ON_CPU = 2**16
 
 
 def prefers_bfloat16(device: torch.device) -> bool:
-    """Tell whether bfloat16 is to be preferred to single precision for being faster.
+    """Tell whether bfloat16 is faster than single precision on a device.
+
+    NVIDIA's GPUs since Ampere and processors with AMX are several times as fast in bfloat16, processors with AVX-512
+    BF16 nearly twice. The latter use it in inference only, because training of a small network gains only a tenth.
 
     Args:
-        device: NVIDIA's GPUs since Ampere and processors with AMX are several times as fast in it, and processors with
-            AVX-512's instructions for bfloat16 nearly twice. Those have it in inference alone: a small network, which
-            is what one trains on them, gains but a tenth in training.
+        device: Device of the network.
     """
     if device.type == "cuda":
         return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FIRST_WITH_BFLOAT16
@@ -52,9 +53,9 @@ def prefers_bfloat16(device: torch.device) -> bool:
 
 
 def autocast_network(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """Return the context to run the network in.
+    """Return the autocast context to run the network in.
 
-    Where the trainer has chosen a precision of its own, or a model is exported, nothing is changed.
+    It changes nothing if autocast is already enabled, as by the trainer's precision, or if a model is being exported.
 
     Args:
         precision: ``auto`` for bfloat16 where the device prefers it, or ``single`` or ``bfloat16``.
@@ -65,24 +66,24 @@ def autocast_network(precision: Precision, device: torch.device) -> AbstractCont
         return nullcontext()
     if precision == "single" or (precision == "auto" and not prefers_bfloat16(device)):
         return nullcontext()
-    # Copies of the full network's weights in 16 bits take more memory than the rest of a pass, and making them anew in
-    # each pass takes a CPU next to no time.
+    # No cache on a CPU: 16-bit copies of the full network's weights take more memory than the rest of a forward pass,
+    # and converting them again in each pass takes next to no time.
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cpu")
 
 
 def prefers_channels_last(images: torch.Tensor) -> bool:
-    """Tell whether channels-last memory is to be preferred: in 16 bits, and in inference on a CPU.
+    """Tell whether channels-last memory is faster: in 16 bits, and in inference on a CPU.
 
     On a CPU with AMX it halves the time in 16 bits. On other CPUs it saves up to a third of the time of inference for a
-    batch, some percent for a large image, and a tenth of the memory; for a single small image it costs a tenth. Not in
-    their training: it gains nothing there in 16 bits, and PyTorch's group normalisation, which has the gradient, is
-    not exact in it.
+    batch, some percent for a large image, and a tenth of the memory; for a single small image it costs a tenth. It is
+    not used for training on these: it gains nothing in 16 bits, and PyTorch's differentiable group normalization is
+    inexact in channels-last memory.
 
     Args:
-        images: What the network is to be run on, ``(B, 3, H, W)``.
+        images: Input of the network, ``(B, 3, H, W)``.
     """
     device = images.device
-    # What is exported is in single precision, and PyTorch 2.10 cannot trace the question.
+    # Exports are in single precision, and PyTorch 2.10 cannot trace torch.is_autocast_enabled.
     if _is_exporting() or not torch.amp.is_autocast_available(device.type):
         return False
     if torch.is_autocast_enabled(device.type) and (device.type != "cpu" or _cpu_has("amx_tile")):
@@ -92,13 +93,13 @@ def prefers_channels_last(images: torch.Tensor) -> bool:
 
 
 def images_at_a_time(images: torch.Tensor) -> int:
-    """Return how many images a network had best be run on at a time; 0 for all of them.
+    """Return the number of images to run a network on at a time for the best speed; 0 for the whole batch.
 
-    On a CPU large batches are more than the caches hold: of eight images of 128 by 128, all together take 9 % longer in
-    inference and 14 % longer in training than four and four (AMD EPYC, a U-Net of 32 channels), and more memory.
+    On a CPU, large batches exceed the caches: eight images of 128 by 128 at once take 9 % longer in inference and 14 %
+    longer in training than two batches of four (AMD EPYC, a U-Net of 32 channels), and more memory.
 
     Args:
-        images: What the network is to be run on, ``(B, C, H, W)``.
+        images: Input of the network, ``(B, C, H, W)``.
     """
     if images.device.type != "cpu" or _is_exporting():
         return 0
@@ -106,15 +107,15 @@ def images_at_a_time(images: torch.Tensor) -> int:
 
 
 def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool = False) -> Any:  # noqa: ANN401
-    """Run a network that may have been compiled; where the compiler fails, warn and go on without it.
+    """Run a network that may be compiled; if the compiler fails, warn and run the network uncompiled.
 
     Args:
         network: The network, compiled by :meth:`torch.nn.Module.compile` or not.
-        inputs: Its inputs, which are converted to the precision of its weights.
-        channels_last: Whether it computes in channels-last memory.
+        inputs: Inputs of the network, which are converted to the precision of its weights.
+        channels_last: Whether the network computes in channels-last memory.
 
     Returns:
-        Its outputs. Where the weights are not in single precision, autocast changes nothing.
+        Outputs of the network. If its weights are not in single precision, autocast is disabled.
     """
     dtype = weights_dtype(network)
     converted = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
@@ -126,7 +127,7 @@ def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool =
 
 
 def _run(network: nn.Module, *inputs: torch.Tensor, channels_last: bool) -> Any:  # noqa: ANN401
-    """Run a network on inputs of its precision."""
+    """Run a network on inputs of the same precision as its weights."""
     if _is_exporting():
         return network.forward(*inputs, channels_last=channels_last)
     try:
@@ -148,22 +149,22 @@ def _run(network: nn.Module, *inputs: torch.Tensor, channels_last: bool) -> Any:
 
 
 def weights_dtype(network: nn.Module) -> torch.dtype:
-    """Return the precision of a network's weights: that of the first that are floating point numbers."""
+    """Return the dtype of a network's first floating point parameter, or float32 if it has none."""
     floating = (weight.dtype for weight in network.parameters() if weight.is_floating_point())
     return next(floating, torch.float32)
 
 
 def working_dtype(network: nn.Module) -> torch.dtype:
-    """Return the precision of what surrounds a network: double with double weights, single with all others."""
+    """Return the dtype for computations outside of a network: float64 if its weights are float64, otherwise float32."""
     return torch.promote_types(weights_dtype(network), torch.float32)
 
 
 @contextmanager
 def buffers_kept(*modules: nn.Module) -> Iterator[None]:
-    """Leave buffers of modules in their precision while weights are converted, as by ``half()`` or the trainer.
+    """Keep the precision of modules' buffers while their weights are converted, as by ``half()`` or the trainer.
 
     Args:
-        modules: The modules, of whose submodules nothing is kept.
+        modules: The modules whose own buffers are kept; those of their submodules are not.
     """
     before = [
         (module, name, buffer)
@@ -179,14 +180,14 @@ def buffers_kept(*modules: nn.Module) -> Iterator[None]:
 
 
 def check_trainable(network: nn.Module, trainer_precision: str) -> None:
-    """Raise ValueError, before a training, if weights would be in 16 bits.
+    """Raise ValueError if the weights would be trained in 16 bits.
 
-    In bfloat16 a step of the default learning rate is lost in nineteen of twenty weights; in float16 the squares of
-    the gradients are 0, and AdamW divides by them.
+    In bfloat16, an update with the default learning rate is rounded away in nineteen of twenty weights; in float16 the
+    squares of the gradients, which AdamW divides by, underflow to 0.
 
     Args:
         network: The network.
-        trainer_precision: The trainer's precision.
+        trainer_precision: ``precision`` of Lightning's trainer.
     """
     dtype = weights_dtype(network)
     if trainer_precision in {"16-true", "bf16-true"}:
@@ -204,16 +205,16 @@ def check_trainable(network: nn.Module, trainer_precision: str) -> None:
 
 
 def _cpu_has(unit: str) -> bool:
-    """Tell whether the processor has a unit, by names that PyTorch keeps to itself.
+    """Tell whether the processor has a unit, such as ``amx_tile``, by a private function of PyTorch.
 
-    Without them nothing is gained, and nothing breaks.
+    False if PyTorch has no such function.
     """
     is_supported = getattr(torch.cpu, f"_is_{unit}_supported", None)
     return is_supported is not None and is_supported()
 
 
 def _is_exporting() -> bool:
-    """Tell whether the network is being traced for an export."""
+    """Tell whether a network is being traced for an export."""
     return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()
 
 

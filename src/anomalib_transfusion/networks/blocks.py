@@ -16,7 +16,7 @@ __all__ = ["AttentionBlock", "ResidualBlock", "TimeEmbedding", "UNetBlock"]
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal embedding of the timestep, followed by two linear layers (as in DDPM).
+    """Sinusoidal embedding of the timestep, followed by two linear layers, as in DDPM (Ho et al. 2020).
 
     Args:
         channels: Width of the embedding; the sinusoids take a quarter of it.
@@ -29,7 +29,7 @@ class TimeEmbedding(nn.Module):
         self.frequencies = channels // 8
 
     def forward(self, timestep: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Embed timesteps ``(B,)`` as ``(B, channels)``, of this type."""
+        """Embed timesteps ``(B,)`` as ``(B, channels)`` of type ``dtype``."""
         rate = math.log(10_000) / (self.frequencies - 1)
         frequencies = torch.exp(-rate * torch.arange(self.frequencies, device=timestep.device, dtype=torch.float32))
         angles = timestep[:, None] * frequencies[None, :]
@@ -38,13 +38,13 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation and SiLU; the time embedding is added in between.
+    """Two 3x3 convolutions with group normalization and SiLU; the time embedding is added in between.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int, groups: int) -> None:
@@ -64,13 +64,13 @@ class ResidualBlock(nn.Module):
         Args:
             x: The input.
             time: The embedding of the timestep.
-            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+            overwrite: Whether the memory of the input may be overwritten.
 
         Returns:
-            The output.
+            The output, ``(B, out_channels, H, W)``.
         """
         overwrite = overwrite and normalized_in_strips(x) and not isinstance(self.shortcut, nn.Identity)
-        # Early only where the input is lost afterwards: until it is added it takes memory.
+        # Computed early only if the input will be overwritten, because it takes memory until it is added.
         shortcut = self.shortcut(x) if overwrite else None
         h = self.conv_1(self.norm_1(x, overwrite))
         h += self.time_projection(time)[:, :, None, None]
@@ -84,11 +84,11 @@ class AttentionBlock(nn.Module):
 
     Args:
         channels: Channels of input and output.
-        qk_norm: Whether queries and keys are normalised (layer normalisation; Dehghani et al. 2023), so that their
+        qk_norm: Whether queries and keys are normalized (layer normalization; Dehghani et al. 2023), so that their
             products cannot grow without bound.
     """
 
-    # Of the class as well, which modules have that were pickled before there was such a normalisation.
+    # Also a class attribute, for modules that were pickled before this parameter existed.
     qk_norm = False
 
     def __init__(self, channels: int, qk_norm: bool = False) -> None:
@@ -106,35 +106,35 @@ class AttentionBlock(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         query, key, value = (part.unsqueeze(1) for part in self._project(tokens))
         if self.qk_norm:
-            # Autocast normalises in single precision.
+            # Autocast normalizes in single precision.
             query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         tokens = self.output(attended) + tokens
-        # Explicitly in the format of the input: convolutions take a view of the tokens of a single image for contiguous
-        # memory, and of several images for channels last.
+        # Explicitly in the memory format of the input: without it, convolutions treat this view as contiguous for a
+        # single image, but as channels last for several.
         attended = tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return attended.contiguous(memory_format=memory_format(x))
 
     def _project(self, tokens: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Return queries, keys and values ``(B, N, C)`` of tokens ``(B, N, C)``."""
+        """Project tokens ``(B, N, C)`` to queries, keys and values, ``(B, N, C)`` each."""
         layer = self.projection
-        # Pruning, parametrisation and quantisation hook the layer or take its place, and have to be asked.
+        # Pruning, parametrization and quantization hook or replace the layer, which must then be called itself.
         if type(layer) is not nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:  # noqa: SLF001
             return layer(tokens).chunk(3, dim=-1)
-        # Three products in place of one whose parts lie between each other, over which attention is slower on a CPU.
+        # Three products instead of one, whose interleaved parts would make attention slower on a CPU.
         parts = zip(layer.weight.chunk(3), layer.bias.chunk(3), strict=True)
         return [F.linear(tokens, weight, bias) for weight, bias in parts]
 
 
 class UNetBlock(nn.Module):
-    """A residual block, at the lowest resolutions followed by attention.
+    """A residual block, followed by attention at low resolutions.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
-        attention: Makes the attention that follows, of this number of channels; ``nn.Identity`` for none.
+        groups: Largest number of groups of the group normalization.
+        attention: Builds the attention block for a number of channels; ``nn.Identity`` for none.
     """
 
     def __init__(

@@ -4,7 +4,8 @@
 r"""Gaussian diffusion (Ho et al. 2020): noise schedules, the forward process and estimates of the clean image.
 
 :math:`\bar\alpha_t` is the product of :math:`1 - \beta_s` for s = 0 ... t. Timesteps count from 0, so t = 200 is the
-201st. Schedules are in double precision: in single precision :math:`1 - \bar\alpha_t` has four digits left at t = 0.
+201st. Schedules are in double precision: in single precision :math:`1 - \bar\alpha_t` has less than
+four significant digits at t = 0.
 """
 
 import math
@@ -33,13 +34,15 @@ MAX_BETA = 0.999
 
 
 class Rates(NamedTuple):
-    r"""Shares of image and noise in a noised image, in single precision.
+    r"""Coefficients of image and noise in a noised image, in single precision (Ho et al. 2020, Eq. 4).
+
+    Each is of shape ``(T,)`` for all timesteps, or ``(B, 1, 1, 1)`` for the timestep of each sample.
 
     Attributes:
-        signal: :math:`\sqrt{\bar\alpha_t}`, ``(T,)``, or of each sample ``(B, 1, 1, 1)``.
-        noise: :math:`\sqrt{1 - \bar\alpha_t}`, likewise.
-        inverse_signal: 1 / ``signal``, likewise.
-        noise_to_signal: ``noise`` / ``signal``, likewise.
+        signal: :math:`\sqrt{\bar\alpha_t}`.
+        noise: :math:`\sqrt{1 - \bar\alpha_t}`.
+        inverse_signal: 1 / ``signal``.
+        noise_to_signal: ``noise`` / ``signal``.
     """
 
     signal: Tensor
@@ -51,10 +54,10 @@ class Rates(NamedTuple):
         """Look up the rates of timesteps.
 
         Args:
-            timestep: Timesteps in [0, T - 1], of any shape, as ``(B,)``.
+            timestep: Timesteps in [0, T - 1], of any shape, such as ``(B,)``.
 
         Returns:
-            The rates with three more dimensions, for channels, rows and columns, as ``(B, 1, 1, 1)``.
+            The rates with three more dimensions, for channels, rows and columns, such as ``(B, 1, 1, 1)``.
         """
         return Rates(*(table[timestep][..., None, None, None] for table in self))
 
@@ -74,10 +77,10 @@ class Posterior(NamedTuple):
 
 
 def linear_betas(timesteps: int = PUBLISHED_TIMESTEPS, first: float = 1e-4, last: float = 0.02) -> Tensor:
-    """Return noise variances that rise linearly (Ho et al. 2020).
+    """Return noise variances beta_t that rise linearly (Ho et al. 2020, Section 4).
 
     Args:
-        timesteps: Number of timesteps T. The ends are multiplied by 1000 / T, so that x_T is noise for any T.
+        timesteps: Number of timesteps T. Both variances are multiplied by 1000 / T, so that x_T is noise for any T.
         first: Variance of the first of 1000 timesteps.
         last: Variance of the last of 1000 timesteps.
 
@@ -85,7 +88,7 @@ def linear_betas(timesteps: int = PUBLISHED_TIMESTEPS, first: float = 1e-4, last
         The variances, float64, ``(T,)``.
 
     Raises:
-        ValueError: If so few timesteps give a variance of one or more.
+        ValueError: If there are so few timesteps that the last variance is 1 or more.
     """
     scale = PUBLISHED_TIMESTEPS / timesteps
     if not scale * last < 1:
@@ -98,7 +101,7 @@ def linear_betas(timesteps: int = PUBLISHED_TIMESTEPS, first: float = 1e-4, last
 
 
 def cosine_betas(timesteps: int = PUBLISHED_TIMESTEPS) -> Tensor:
-    """Return noise variances whose alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021, Eq. 17).
+    """Return noise variances beta_t whose alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021, Eq. 17).
 
     Args:
         timesteps: Number of timesteps T.
@@ -112,13 +115,13 @@ def cosine_betas(timesteps: int = PUBLISHED_TIMESTEPS) -> Tensor:
 
 
 def alpha_bar(betas: Tensor) -> Tensor:
-    """Return the share of the image's variance that is left at each timestep.
+    """Return alpha_bar_t, the share of the image's variance that is left at each timestep (Ho et al. 2020, Section 2).
 
     Args:
         betas: Noise variances, ``(T,)``.
 
     Returns:
-        alpha_bar, ``(T,)``, falling.
+        alpha_bar in (0, 1), falling, ``(T,)``.
     """
     return (1 - betas).cumprod(dim=0)
 
@@ -127,17 +130,17 @@ def rates(alpha_bar: Tensor) -> Rates:
     """Return the rates of image and noise, rounded once to single precision.
 
     Args:
-        alpha_bar: Share of the image's variance, float64.
+        alpha_bar: Share of the image's variance, float64, ``(T,)``.
 
     Returns:
-        The rates, float32, of the same shape.
+        The rates, float32, ``(T,)`` each.
     """
     tables = (alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), (1 / alpha_bar).sqrt(), (1 / alpha_bar - 1).sqrt())
     return Rates(*(table.float() for table in tables))
 
 
 def posterior(betas: Tensor) -> Posterior:
-    """Return the distribution of x_(t-1) given x_t and x_0 for each timestep.
+    """Return the distribution of x_(t-1) given x_t and x_0 for each timestep (Ho et al. 2020, Eq. 6 and 7).
 
     Args:
         betas: Noise variances, float64, ``(T,)``.
@@ -155,7 +158,7 @@ def posterior(betas: Tensor) -> Posterior:
 
 
 def add_noise(x_0: Tensor, noise: Tensor, rates: Rates) -> Tensor:
-    """Return x_t, the image with noise of a timestep (Ho et al. 2020, Eq. 4).
+    """Return x_t, the image with the noise of a timestep (Ho et al. 2020, Eq. 4).
 
     Args:
         x_0: Images, ``(B, C, H, W)``.
@@ -169,7 +172,7 @@ def add_noise(x_0: Tensor, noise: Tensor, rates: Rates) -> Tensor:
 
 
 def predict_x_0(x_t: Tensor, noise: Tensor, rates: Rates) -> Tensor:
-    """Return the image that noise was added to, given the noise: :func:`add_noise` solved for x_0.
+    """Return x_0 given x_t and the noise: :func:`add_noise` solved for x_0 (Ho et al. 2020, Eq. 15).
 
     Args:
         x_t: Noised images, ``(B, C, H, W)``.
@@ -193,7 +196,7 @@ def ancestral_step(x_t: Tensor, x_0: Tensor, noise: Tensor, timestep: Tensor, be
         betas: Noise variances, float64, ``(T,)``.
 
     Returns:
-        Images with the noise of the timestep before, ``(B, C, H, W)``.
+        Images x_(t-1), ``(B, C, H, W)``.
     """
     given = posterior(betas)
     deviation = betas.sqrt() * (torch.arange(len(betas), device=betas.device) > 0)

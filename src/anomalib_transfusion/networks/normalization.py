@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Group normalisation followed by SiLU, as the network has it everywhere, in the memory format of its input."""
+"""Group normalization followed by SiLU, in the memory format of its input."""
 
 import math
 
@@ -11,31 +11,31 @@ from torch.nn import functional as F  # noqa: N812
 
 __all__ = ["GroupNormSiLU", "activate", "group_norm", "groups_of", "memory_format", "normalized_in_strips"]
 
-# Of the published network, whose narrowest layers have 64 channels.
+# Number of groups in the published network, whose narrowest layers have 64 channels.
 PUBLISHED_GROUPS = 32
-# Four megabytes in single precision: few enough for a cache, and so many that threads seldom wait for each other.
+# Four megabytes in single precision: small enough for a cache, large enough that threads seldom wait for each other.
 STRIP_VALUES = 2**20
 
 
 def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """Return the memory format of ``(B, C, H, W)``: channels last, or contiguous, also where it is both."""
+    """Return the memory format of a tensor ``(B, C, H, W)``; contiguous if it is both contiguous and channels last."""
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format
 
 
 class GroupNormSiLU(nn.GroupNorm):
-    """Group normalisation followed by SiLU, in the precision of its input."""
+    """Group normalization followed by SiLU, in the precision of its input."""
 
     def forward(self, x: torch.Tensor, overwrite: bool = False) -> torch.Tensor:  # type: ignore[override]
-        """Normalise and activate ``(B, C, H, W)``.
+        """Normalize a tensor ``(B, C, H, W)`` and apply SiLU.
 
         Args:
-            x: The input.
-            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+            x: The input, ``(B, C, H, W)``.
+            overwrite: Whether the output may be written into the memory of the input.
 
         Returns:
-            The output, in the memory format of the input.
+            The output, ``(B, C, H, W)``, in the memory format of the input.
         """
         if x.dtype != torch.float32:
             # Autocast would convert to 32 bits and back.
@@ -48,7 +48,10 @@ class GroupNormSiLU(nn.GroupNorm):
 
 
 def normalized_in_strips(x: torch.Tensor) -> bool:
-    """Tell whether a tensor is one for which PyTorch's group normalisation is not exact, and no gradient is needed."""
+    """Tell whether PyTorch's group normalization of a tensor would be inexact, and no gradient is needed.
+
+    It is inexact in single precision in channels-last memory on a CPU.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -59,20 +62,20 @@ def normalized_in_strips(x: torch.Tensor) -> bool:
 
 
 def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> torch.Tensor:
-    """Normalise and activate channels-last ``(B, C, H, W)`` in single precision on a CPU, strip by strip.
+    """Normalize and activate channels-last ``(B, C, H, W)`` in single precision on a CPU, strip by strip.
 
-    PyTorch's own adds up the squares of a whole group one after the other here, which is hundreds of times less exact
-    than in contiguous memory (4e-4 at 64 channels and 256 pixels). Strips save a pass over the memory as well.
+    PyTorch's own implementation sums the squares of a whole group sequentially here, which is hundreds of times less
+    exact than in contiguous memory (error 4e-4 at 64 channels and 256 pixels). Strips also save a pass over the memory.
     """
     out = x if overwrite else torch.empty_like(x)
     channels, height, width = x.shape[1:]
     in_group = channels // norm.num_groups
-    # Images that fit into a strip together are taken together, larger ones one by one, in several strips.
+    # Several small images make up one strip; a large image is split into several strips.
     together = max(1, STRIP_VALUES // (channels * height * width))
     size = max(1, STRIP_VALUES // channels)
 
     def of_groups(sums: torch.Tensor) -> torch.Tensor:
-        """Average sums over the pixels, ``(B, C)``, over the channels of each group, for each channel."""
+        """Turn sums over pixels, ``(B, C)``, into means over the pixels of a group, repeated for its channels."""
         sums_of_groups = sums.unflatten(1, (-1, in_group)).sum(dim=2)
         return (sums_of_groups / (in_group * height * width)).repeat_interleave(in_group, dim=1)
 
@@ -89,20 +92,20 @@ def _normalize_strips(x: torch.Tensor, norm: nn.GroupNorm, overwrite: bool) -> t
 
 
 def groups_of(base_channels: int) -> int:
-    """Return the number of groups that a network of this width is normalised in.
+    """Return the number of groups for group normalization in a network with this many channels.
 
-    The published 32; in networks narrower than that so many that a group has two channels at the highest resolution, as
-    in the published network. In a group of a single channel nothing is left of what is added to it: neither a bias, nor
-    the embedding of the timestep.
+    It is the published 32. Narrower networks have half as many groups as channels, so that a group has two channels at
+    the highest resolution, as in the published network: normalizing a single channel would cancel any constant that
+    was added to it, such as a bias or the embedding of the timestep.
     """
     return PUBLISHED_GROUPS if base_channels >= PUBLISHED_GROUPS else base_channels // 2
 
 
 def group_norm(channels: int, groups: int) -> GroupNormSiLU:
-    """Return a group normalisation with this number of groups, or the most that also divide the channels."""
+    """Return a group normalization with the greatest common divisor of ``groups`` and ``channels`` as its groups."""
     return GroupNormSiLU(math.gcd(groups, channels), channels)
 
 
 def activate(x: torch.Tensor) -> torch.Tensor:
-    """Apply SiLU to a tensor that nobody needs afterwards, in place where no gradient needs it either."""
+    """Apply SiLU, in place if gradients are disabled; the input must not be used afterwards."""
     return F.silu(x, inplace=not torch.is_grad_enabled())

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Synthetic anomalies: batched, on the images' device, without a loop over images."""
+"""Synthetic anomalies for batches of images, computed on the images' device without a loop over images."""
 
 from anomalib_transfusion.moved import former_names
 from anomalib_transfusion.synthesis.augmentation import augment

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ten colour and geometry changes for the anomaly's appearance, batched, each image with its own strength.
+"""Ten batched augmentations of color and geometry for the anomaly's appearance, each image with its own strength.
 
-Every change maps images of shape ``(N, 3, H, W)`` in [0, 1] to the same; strengths have the shape ``(N,)`` unless
-said otherwise. The ranges in :func:`augment` are those of the published implementation.
+Every augmentation maps images ``(N, 3, H, W)`` in [0, 1] to images of the same shape and range; strengths have the
+shape ``(N,)`` unless stated otherwise. The ranges in :func:`augment` are those of the published implementation.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def gamma_contrast(images: Tensor, gamma: Tensor) -> Tensor:
 
 
 def multiply_and_add_to_brightness(images: Tensor, multiply: Tensor, add: Tensor) -> Tensor:
-    """Multiply the luma and add to it (``add`` in units of the range), while the colour difference stays."""
+    """Multiply the luma and add to it (``add`` in units of the range), while the color difference stays."""
     luma = tv.rgb_to_grayscale(images)
     return (images + luma * _per_image(multiply - 1) + _per_image(add)).clamp_(0, 1)
 
@@ -43,8 +43,8 @@ def multiply_and_add_to_brightness(images: Tensor, multiply: Tensor, add: Tensor
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the smoothed image: 0 gives the smoothed one, 1 the original, more sharpens.
 
-    As PIL's ``ImageEnhance.Sharpness``: neighbours weigh 1, the pixel itself 5, the outermost pixels stay. Sums of
-    shifted slices take a quarter of the time of torchvision's convolution on a CPU, and a factor an image.
+    As PIL's ``ImageEnhance.Sharpness``: neighbors weigh 1, the pixel itself 5, the outermost pixels stay. Sums of
+    shifted slices take a quarter of the time of torchvision's convolution on a CPU, and allow one factor per image.
     """
     columns = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
     neighbourhood = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
@@ -56,7 +56,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue_and_saturation(images: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
-    """Turn the hue by a fraction of the whole circle and add to the saturation, which is clipped to [0, 1].
+    """Rotate the hue by a fraction of the whole circle and add to the saturation, which is clipped to [0, 1].
 
     Hue, saturation and value as in HSV. Written out because kornia's conversions there and back take several times
     as long on a CPU, and the way back from HSV is one formula for all three channels.
@@ -65,7 +65,7 @@ def hue_and_saturation(images: Tensor, hue: Tensor, saturation: Tensor) -> Tenso
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     divisor = torch.where(chroma > 0, chroma, 1.0)
-    # The sextant in which the hue lies follows from the largest channel; grey has hue zero.
+    # The sextant in which the hue lies follows from the largest channel; gray has hue zero.
     sextants = torch.where(green == value, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4))
     sextants = torch.where(red == value, (green - blue).div_(divisor), sextants)
     saturated = (chroma / value.clamp(min=1e-8)).add_(saturation.view(-1, 1, 1)).clamp_(0, 1)
@@ -79,7 +79,7 @@ def hue_and_saturation(images: Tensor, hue: Tensor, saturation: Tensor) -> Tenso
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values at or above the threshold; one above 1 changes nothing."""
+    """Invert the values at or above the threshold; a threshold above 1 changes nothing."""
     return torch.where(images >= _per_image(threshold), 1 - images, images)
 
 
@@ -95,7 +95,7 @@ def invert(images: Tensor) -> Tensor:
 
 
 def _quantize(images: Tensor) -> tuple[Tensor, Tensor]:
-    """8-bit levels of shape ``(N, 3, H * W)`` and their histograms of shape ``(N, 3, 256)``."""
+    """Return 8-bit levels of shape ``(N, 3, H * W)`` and their histograms of shape ``(N, 3, 256)``."""
     levels = (images * (_LEVELS - 1)).round_().long().flatten(2)
     histogram = torch.zeros(*levels.shape[:2], _LEVELS, dtype=torch.long, device=images.device)
     one = torch.ones((), dtype=torch.long, device=images.device)
@@ -185,10 +185,10 @@ CHANGES: tuple[Callable[[Tensor], Tensor], ...] = (
 
 
 def augment(images: Tensor) -> Tensor:
-    """Change each image by three different ones of the ten changes, in random order, with random strengths.
+    """Apply three different augmentations to each image, in random order and with random strengths.
 
-    Which changes an image gets is drawn on the CPU, so that the host can group the images by change and run each
-    change once a stage on the images that drew it. The strengths are drawn on the images' device.
+    The augmentations of each image are drawn on the CPU, so that the host can group the images and run each
+    augmentation once in each of the three stages. The strengths are drawn on the images' device.
 
     Args:
         images: Images of shape ``(N, 3, H, W)`` in [0, 1].
@@ -200,7 +200,7 @@ def augment(images: Tensor) -> Tensor:
 
 
 def augment_each(images: list[Tensor]) -> list[Tensor]:
-    """Do what :func:`augment` does, for images that are not yet one batch.
+    """Apply :func:`augment` to images in a list, before they are concatenated.
 
     Args:
         images: ``N`` images of shape ``(1, 3, H, W)`` in [0, 1]. They are not written to.

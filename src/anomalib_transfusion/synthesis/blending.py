@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Synthetic anomalies that are blended into normal images, as DiffusionAD is trained with (its Section III-E)."""
+"""Synthetic anomalies that are blended into normal images, as in the training of DiffusionAD (paper Section III-E)."""
 
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -38,11 +38,11 @@ Attempts = Annotated[int, Range(1, 1000, "Use 50, the published number.")]
 
 
 class BlendedAnomalies(NamedTuple):
-    """A batch of which some images have an anomaly.
+    """A batch in which some images have an anomaly.
 
     Attributes:
         images: The images in [0, 1], ``(B, 3, H, W)``.
-        mask: Where they are anomalous, in [0, 1], ``(B, 1, H, W)``; soft where the foreground is.
+        mask: Anomaly masks in [0, 1], ``(B, 1, H, W)``; soft if the foreground is soft.
         label: 1 for an image with an anomaly, 0 for a normal one, ``(B,)``.
     """
 
@@ -54,9 +54,9 @@ class BlendedAnomalies(NamedTuple):
 def shuffle_strips(images: Tensor) -> Tensor:
     """Cut each image into 8 rows and 8 columns of tiles and put whole rows and columns into another order.
 
-    As published: rows take any order. Of the columns, the even ones (counted from 0) make the left half, the odd ones
-    the right half, each in any order. A strip holds the same tiles all across the image. A side that is no multiple of
-    eight is extended by its last row or column for it, and cut again.
+    As published, rows are in any order; the even columns (counted from 0) make the left half and the odd columns the
+    right half, each in any order. A side that is no multiple of eight is extended by repeating its last row or column,
+    and cropped again.
 
     Args:
         images: Images of shape ``(N, C, H, W)``.
@@ -78,7 +78,7 @@ def shuffle_strips(images: Tensor) -> Tensor:
 
 
 def _pixels(strips: Tensor, side: int) -> Tensor:
-    """Return which pixel comes to each place, ``(N, side)``, where strips ``(N, 8)`` do."""
+    """Return the source pixel of each pixel along a side, ``(N, side)``, for an order of strips ``(N, 8)``."""
     length = side // TILES_PER_SIDE
     return (strips.unsqueeze(2) * length + torch.arange(length, device=strips.device)).flatten(1)
 
@@ -92,18 +92,18 @@ def one_sided_masks(
     *,
     attempts: int,
 ) -> Tensor:
-    """Draw masks where Perlin noise exceeds one half (not its magnitude, as TransFusion's do) in the foreground.
+    """Draw masks where Perlin noise exceeds one half in the foreground; TransFusion compares its magnitude.
 
-    An empty mask is drawn again with the same cells, in the batch of all that are empty. Whether there are any has to
-    be known on the host, so an accelerator is waited for once a round; most batches take one or two.
+    Empty masks are drawn again together, with the same cells. The host must know whether any mask is empty, so it waits
+    for an accelerator once per round; most batches take one or two rounds.
 
     Args:
         batch: Number of masks ``B``.
         size: Height and width in pixels.
         foreground: Where anomalies may be, in [0, 1], ``(B, 1, H, W)``; ``None`` for everywhere.
         device: Where the masks are drawn and stay.
-        exponents: Smallest and largest power of two of the cells along an axis.
-        attempts: Number of times that a mask is drawn at most.
+        exponents: Smallest and largest exponent k of the ``2 ** k`` cells of noise along an axis.
+        attempts: Largest number of times that a mask is drawn.
 
     Returns:
         The masks, the foreground's values or 0, ``(B, 1, H, W)``; zero where all attempts were empty.
@@ -124,16 +124,16 @@ def one_sided_masks(
 
 
 def blend(images: Tensor, appearance: Tensor, mask: Tensor, image_share: Tensor) -> Tensor:
-    """Blend anomalies into images: (1 - M) I + M (s I + (1 - s) A).
+    """Blend anomalies into images: (1 - M) I + M (s I + (1 - s) A) (DiffusionAD paper, Section III-E).
 
     Args:
         images: Normal images I in [0, 1], ``(B, 3, H, W)``.
         appearance: Appearances A of anomalies in [0, 1], ``(B, 3, H, W)``.
-        mask: Where they are, M in [0, 1], ``(B, 1, H, W)``.
-        image_share: Share s of the image inside of the mask, ``(B, 1, 1, 1)``.
+        mask: Anomaly masks M in [0, 1], ``(B, 1, H, W)``.
+        image_share: Share s of the image inside of the mask, in [0, 1], ``(B, 1, 1, 1)``.
 
     Returns:
-        The images with anomalies, ``(B, 3, H, W)``. Outside of the mask they are the same, bit for bit.
+        The images with anomalies, ``(B, 3, H, W)``. Outside of the mask they are unchanged, bit for bit.
     """
     return images + (1 - image_share) * mask * (appearance - images)
 
@@ -144,21 +144,21 @@ class BlendedAnomalyGenerator:
     All random numbers come from torch's global generators.
 
     Args:
-        textures: Where texture anomalies take their appearance from; ``None`` for no texture anomalies.
-        structure_share: Share of the anomalies whose source is the image itself in disorder, in [0, 1]; the others take
-            a texture. Without textures, all are such.
+        textures: Textures for the appearance of anomalies; ``None`` for no texture anomalies.
+        structure_share: Share of the anomalies whose appearance is the shuffled image itself, in [0, 1]; the others
+            take a texture. Without textures, all are shuffled images.
         anomalous_share: Share of the samples with an anomaly, in [0, 1].
-        exact_share: Whether each batch has this share of anomalies, but for what chance rounds. Otherwise each sample
+        exact_share: Whether each batch has this share of anomalies, randomly rounded up or down. Otherwise each sample
             has one with this probability, as published; a small batch is then often without normal samples.
-        min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
-        max_perlin_scale: Largest power of two of them, in [``min_perlin_scale``, 5].
-        mask_attempts: Number of times that an empty mask is drawn at most, 1 to 1000; after them the sample stays
-            normal.
-        image_share: Smallest and largest share of the normal image inside of an anomaly, in [0, 1].
-        grayscale: Whether anomalies on grey images are grey, too.
+        min_perlin_scale: Exponent k of the smallest number ``2 ** k`` of noise cells along an axis, in [0, 5].
+        max_perlin_scale: Exponent of the largest number of cells, in [``min_perlin_scale``, 5].
+        mask_attempts: Largest number of times that a mask is drawn until it is not empty, 1 to 1000; if all are empty,
+            the sample stays normal.
+        image_share: Smallest and largest share with which the normal image is blended into an anomaly, in [0, 1].
+        grayscale: Whether anomalies on gray images are gray, too.
 
     Raises:
-        ValueError: If a parameter is out of its range, or there is no source at all.
+        ValueError: If a parameter is out of its range, or there are neither textures nor shuffled images.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class BlendedAnomalyGenerator:
             size = (images.shape[-2], images.shape[-1])
             where = None if foreground is None else foreground[:count]
             mask[:count] = one_sided_masks(count, size, where, device, self.exponents, attempts=self.mask_attempts)
-            # A resize with antialiasing goes beyond 1 by rounding, which the changes of appearance do not bear.
+            # An antialiased resize may exceed 1 by rounding, which the augmentations cannot handle.
             normal = images[:count].float().clamp(0, 1)
             appearance = torch.cat(draw_appearances(normal, self.textures, self.structure_share, shuffle_strips))
             if self.grayscale:
@@ -220,7 +220,7 @@ class BlendedAnomalyGenerator:
         return BlendedAnomalies(blended, mask.to(images.dtype), label.to(images.dtype))
 
     def _draw_count(self, batch: int) -> int:
-        """Draw how many samples of a batch are to have an anomaly."""
+        """Draw the number of samples of a batch that get an anomaly."""
         if self.exact_share:
             return int(batch * self.anomalous_share + torch.rand((), dtype=torch.float64).item())
         return int((torch.rand(batch) < self.anomalous_share).sum())

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where anomalies may be: estimated from the images, or read from masks in a folder."""
+"""Foreground masks, in which anomalies may be: estimated from images, or read from files."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -29,14 +29,14 @@ _MIN_AREA = 0.01
 _MAX_AREA = 0.95
 # The border shows background where an object stands free; a texture's border falls into both classes.
 _MAX_BORDER_SHARE = 0.4
-# Distance between the classes' mean colours, in units of the range: below it there is only noise to separate.
+# Distance between the classes' mean colors, in units of the range: below it there is only noise to separate.
 _MIN_CONTRAST = 0.05
 _LEVELS = 256
 _COARSE_SIDE = 128
 
 
 def _border(images: Tensor) -> Tensor:
-    """Pixels of the frame, a thirty-second of the shorter side wide, shape ``(B, C, P)``."""
+    """Return the pixels of a frame along the border, a thirty-second of the shorter side wide, shape ``(B, C, P)``."""
     width = max(1, min(images.shape[-2:]) // 32)
     sides = (
         images[..., :width, :],
@@ -48,7 +48,7 @@ def _border(images: Tensor) -> Tensor:
 
 
 def _otsu(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Otsu's threshold of each row of values in [0, 1].
+    """Compute Otsu's threshold of each row of values in [0, 1].
 
     Args:
         values: Values of shape ``(B, P)``.
@@ -84,12 +84,12 @@ def _erode(masks: Tensor, size: int) -> Tensor:
 
 
 def estimate_foreground(images: Tensor) -> Tensor:
-    """Estimate where the object is in images of objects on a plain background.
+    """Estimate the mask of the object in images of objects on a plain background.
 
-    The distance of each pixel's colour to the median colour of the image's border is split by Otsu's threshold,
-    image by image. Specks go, holes up to about a sixteenth of the shorter side are closed, and the mask grows by two
-    pixels (5 x 5) so that it covers the object's edge. An image without a background that can be told apart (a
-    texture that fills the frame, or next to nothing or all of it as foreground) is foreground as a whole. Images of
+    The distance of each pixel's color to the median color of the image's border is split by Otsu's threshold,
+    image by image. Specks are removed, holes up to about a sixteenth of the shorter side closed, and the mask grows by
+    two pixels (5 x 5) so that it covers the object's edge. An image in which no background can be found (such as a
+    texture that fills the frame) is foreground as a whole. Images of
     256 pixels and more are averaged over blocks first: coarse shapes are enough.
 
     Args:
@@ -129,15 +129,15 @@ class ForegroundMasks:
     """Foreground masks from files, found by the images' names.
 
     An image ``<stem>.<any suffix>`` has the mask ``<stem>.<image suffix>`` or ``<stem>_mask.<image suffix>`` anywhere
-    below the folder. Where several folders hold that name, the one named like the image's own folder counts. Masks
-    are read as grey, resized, binarised at one half and dilated by 5 x 5, as in the published implementation of
-    TransFusion; or, where they are soft, read and resized alone, as in that of DiffusionAD.
+    below the folder. If several folders have such a mask, that in the folder named like the image's is taken. Masks
+    are read as gray, resized, binarized at one half and dilated by 5 x 5, as in the published implementation of
+    TransFusion. Soft masks are only read and resized, as in that of DiffusionAD.
 
     Args:
         folder: The folder, for messages.
         files: The mask files; at least one.
         size: Height and width of the masks in pixels, or one number for both.
-        cache_bytes: How much mask data is kept.
+        cache_bytes: Size of the cache of masks in bytes.
         soft: Whether masks keep the values between 0 and 1 that they have at the border of an object.
     """
 
@@ -172,7 +172,7 @@ class ForegroundMasks:
         Args:
             path: The folder.
             size: Height and width of the masks in pixels, or one number for both.
-            soft: As of the class.
+            soft: Whether masks keep values between 0 and 1.
 
         Returns:
             The masks.
@@ -214,7 +214,7 @@ class ForegroundMasks:
         raise ValueError(msg)
 
     def _load(self, image_path: Path) -> np.ndarray:
-        """Read the mask of an image: uint8, up to 1, or to 255 where it is soft, ``(H, W)``."""
+        """Read the mask of an image, ``(H, W)``, uint8: 0 or 1, or up to 255 if masks are soft."""
         file = self._find(image_path)
         if file in self._cache:
             self._cache.move_to_end(file)
@@ -238,15 +238,15 @@ class ForegroundMasks:
         return mask
 
     def check(self, image_paths: Iterable[str]) -> None:
-        """Read the masks of images beforehand, as many as are kept, and compare their sizes.
+        """Read the masks of images beforehand, keep as many as fit into the cache, and compare their sizes.
 
         Args:
             image_paths: Files of the images.
 
         Raises:
             FileNotFoundError: If an image has no mask.
-            ValueError: If an image has more than one, or a mask cannot be decoded, marks nothing or does not cover its
-                image.
+            ValueError: If an image has more than one, or a mask cannot be decoded, marks nothing, is to be turned by
+                EXIF, or has another aspect ratio than its image.
         """
         for path in map(Path, image_paths):
             self._load(path)
@@ -265,15 +265,16 @@ class ForegroundMasks:
         """Read the masks of a batch of images.
 
         Args:
-            image_paths: The images' paths; only the file's and its folder's name count.
-            device: Where the masks go.
+            image_paths: Paths of the images, of which only the names of file and folder matter.
+            device: Device of the result.
 
         Returns:
-            The masks, 0 or 1, or in [0, 1] where they are soft, float32, shape ``(B, 1, H, W)``.
+            The masks, 0 or 1, or in [0, 1] if they are soft, float32, shape ``(B, 1, H, W)``.
 
         Raises:
             FileNotFoundError: If an image has no mask.
-            ValueError: If an image has more than one, or a mask cannot be decoded, marks nothing or is to be turned.
+            ValueError: If an image has more than one, or a mask cannot be decoded, marks nothing or is to be
+                turned by EXIF.
         """
         masks = np.stack([self._load(Path(path)) for path in image_paths])
         return send(torch.from_numpy(masks), device).unsqueeze(1).float() / (255 if self.soft else 1)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Synthetic anomalies for a batch of normal images (section 3.3 of the paper)."""
+"""Synthetic anomalies for a batch of normal images (TransFusion paper, Section 3.3)."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -19,11 +19,11 @@ from anomalib_transfusion.synthesis.sources import TextureBank, shuffle_tiles
 
 
 class SyntheticAnomaly(NamedTuple):
-    """What the forward process (Eq. 2) adds to a batch of images.
+    """Synthetic anomalies for the forward process (TransFusion paper, Eq. 2).
 
     Attributes:
         appearance: The anomalies' appearance in [-1, 1], zero where nothing is anomalous, shape ``(B, 3, H, W)``.
-        mask: Where the anomalies are, 0 or 1, shape ``(B, 1, H, W)``.
+        mask: Anomaly masks, 0 or 1, shape ``(B, 1, H, W)``.
     """
 
     appearance: Tensor
@@ -33,22 +33,22 @@ class SyntheticAnomaly(NamedTuple):
 class AnomalyGenerator:
     """Put synthetic anomalies on half of the images of a batch.
 
-    All random numbers come from torch's global generators. What decides the course of the computation is drawn on
-    the CPU; nothing waits for an accelerator.
+    All random numbers come from torch's global generators. Numbers that control the computation
+    are drawn on the CPU, so that the host never waits for an accelerator.
 
     Args:
-        textures: Where texture anomalies take their appearance from; ``None`` for no texture anomalies.
-        structure_share: Share of the anomalies whose source is the image itself in disorder, in [0, 1]; the others take
-            a texture. Without textures, all are such.
-        min_perlin_scale: Anomaly masks have ``2 ** min_perlin_scale`` to ``2 ** 5`` cells of noise an axis, in [0, 5].
-        grayscale: Whether anomalies on grey images are grey, too.
+        textures: Textures for the appearance of anomalies; ``None`` for no texture anomalies.
+        structure_share: Share of the anomalies whose appearance is the shuffled image itself, in [0, 1]; the others
+            take a texture. Without textures, all are shuffled images.
+        min_perlin_scale: Noise for masks has ``2 ** min_perlin_scale`` to ``2 ** 5`` cells along an axis, in [0, 5].
+        grayscale: Whether anomalies on gray images are gray, too.
 
     Raises:
-        ValueError: If a parameter is out of its range, or there is no source at all.
+        ValueError: If a parameter is out of its range, or there are neither textures nor shuffled images.
     """
 
     anomaly: ClassVar[Callable[..., Any]] = SyntheticAnomaly
-    """What is made of the appearance and the :meth:`masks`."""
+    """Named tuple of the result, called with the appearance and the :meth:`masks`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class AnomalyGenerator:
         self.grayscale = grayscale
 
     def masks(self, noise: Tensor) -> tuple[Tensor, ...]:  # noqa: PLR6301
-        """Return the anomaly mask of noise ``(B, 1, H, W)``; a subclass adds what else it takes from the same noise."""
+        """Return the anomaly mask of noise ``(B, 1, H, W)``; a subclass may add masks from the same noise."""
         return (anomaly_mask(noise),)
 
     @torch.no_grad()
@@ -93,11 +93,11 @@ class AnomalyGenerator:
         masks = self.masks(noise)
         if foreground is not None:
             masks = tuple(mask * foreground[:count] for mask in masks)
-        # Everything is written into its place at once: at this size, allocating is what costs on a CPU.
+        # Written in place, because allocations of this size are slow on a CPU.
         appearance = torch.empty(images.shape, device=images.device)
         appearance[count:].zero_()
         if count:
-            # A resize with antialiasing goes beyond 1 by rounding, which the changes of appearance do not bear.
+            # An antialiased resize may exceed 1 by rounding, which the augmentations cannot handle.
             sources = draw_appearances(images[:count].float().clamp(0, 1), self.textures, self.structure_share)
             torch.cat(sources, out=appearance[:count])
             if self.grayscale:
@@ -113,13 +113,13 @@ def draw_appearances(
     structure_share: float,
     shuffle: Callable[[Tensor], Tensor] = shuffle_tiles,
 ) -> list[Tensor]:
-    """Draw one appearance of an anomaly for each image, from its own structure or from a texture.
+    """Draw the appearance of an anomaly for each image: the shuffled image itself or a texture, both augmented.
 
     Args:
         images: Normal images of shape ``(N, 3, H, W)`` in [0, 1].
-        textures: The textures; without them, every source is structure.
-        structure_share: Share of the sources that are structure, in [0, 1].
-        shuffle: Brings an image's own structure into disorder.
+        textures: The textures; ``None`` to shuffle all images.
+        structure_share: Share of the appearances that are shuffled images, in [0, 1].
+        shuffle: Function that shuffles images ``(N, 3, H, W)``.
 
     Returns:
         ``N`` appearances of shape ``(1, 3, H, W)`` in [0, 1].
@@ -132,7 +132,7 @@ def draw_appearances(
     if textured and textures is not None:
         for index, texture in zip(textured, textures.sample(len(textured), images.device).split(1), strict=True):
             parts[index] = texture
-    # Both sources undergo the same changes, so that these run once for both.
+    # Textures and images are augmented in the same way, and therefore together.
     parts = augment_each(parts)
     if structured:
         shuffled = shuffle(torch.cat([parts[index] for index in structured])).split(1)
@@ -165,13 +165,13 @@ def check_fit(images: Tensor, foreground: Tensor | None, textures: TextureBank |
 
 
 def match_gray(appearance: Tensor, images: Tensor) -> None:
-    """Take the colour from the appearances of images that have none, in place.
+    """Convert the appearances of anomalies on gray images to gray, in place.
 
-    Otherwise colour alone would give every synthetic anomaly on a grey image away.
+    Otherwise color alone would reveal every synthetic anomaly on a gray image.
 
     Args:
         appearance: Appearances in [0, 1], shape ``(N, 3, H, W)``.
-        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is grey if its channels agree within half a grey level
+        images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is gray if its channels agree within half a gray level
             of 8 bits.
     """
     colour = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) > 0.5 / 255
@@ -194,8 +194,8 @@ def check_synthesis(
 
     Args:
         textured: Whether there are textures.
-        structure_share: As of :class:`AnomalyGenerator`.
-        min_perlin_scale: As of :class:`AnomalyGenerator`.
+        structure_share: Share of anomalies whose appearance is the shuffled image itself, in [0, 1].
+        min_perlin_scale: Exponent of the smallest number of noise cells along an axis, in [0, 5].
     """
     check_arguments(check_synthesis, locals())
     if not textured and structure_share == 0:
@@ -207,10 +207,10 @@ def check_synthesis(
 
 
 def rotate_some(tensors: list[Tensor], probability: float, degrees: float = 20.0) -> list[Tensor]:
-    """Rotate some samples of a batch, everything that belongs to a sample by the same angle.
+    """Rotate some samples of a batch, all tensors of a sample by the same angle.
 
-    Nearest neighbours are taken, so that masks stay binary and appearances keep their values; what comes from
-    outside of the image is zero. Samples that are not rotated stay as they are, bit for bit.
+    Interpolation is by nearest neighbor, so that masks stay binary and appearances keep their values; pixels from
+    outside of the image are zero. Samples that are not rotated stay as they are, bit for bit.
 
     Args:
         tensors: Tensors of shape ``(B, C_i, H, W)`` with the same batch, height and width.

@@ -9,7 +9,7 @@ from torch.nn.functional import grid_sample
 
 
 def rotate(images: Tensor, degrees: Tensor, mode: str = "bilinear") -> Tensor:
-    """Rotate each image about its centre and fill what comes from outside of it with zero.
+    """Rotate each image about its center; pixels from outside of it are zero.
 
     The sampling grid is written out instead of taken from ``affine_grid``, whose matrix product would run at the
     reduced precision of autocast or TF32 and move pixels.
@@ -28,7 +28,7 @@ def rotate(images: Tensor, degrees: Tensor, mode: str = "bilinear") -> Tensor:
     y, x = y.view(1, -1, 1), x.view(1, 1, -1)
     radians = torch.deg2rad(degrees.to(images.device, torch.float32)).view(-1, 1, 1)
     cosine, sine = radians.cos(), radians.sin()
-    # Pixel offsets from the centre, in the normalised coordinates of align_corners=False.
+    # Pixel offsets from the center, in the normalized coordinates of align_corners=False.
     across = x * (cosine * (2 / width)) - y * (sine * (2 / width))
     down = x * (sine * (2 / height)) + y * (cosine * (2 / height))
     grid = torch.stack((across, down), dim=-1)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Anomaly masks from Perlin noise (section 3.3 of TransFusion's paper)."""
+"""Anomaly masks from Perlin noise (TransFusion paper, Section 3.3)."""
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ def draw_noise(
     device: torch.device | str = "cpu",
     min_exponent: int = 0,
 ) -> Tensor:
-    """Draw noise maps with 2^0 to 2^5 cells an axis, drawn independently, rotated by up to 90 degrees either way.
+    """Draw Perlin noise with 2^0 to 2^5 cells along each axis, rotated by up to 90 degrees in either direction.
 
     Args:
         batch: Number of maps ``B``.
         size: Height and width in pixels.
-        device: Where the maps are drawn and stay.
-        min_exponent: The smallest power of two that is drawn, 0 to 5: more cells, smaller anomalies.
+        device: Device of the maps.
+        min_exponent: Exponent of the smallest number of cells, 0 to 5; more cells give smaller anomalies.
 
     Returns:
         The noise, shape ``(B, 1, H, W)``, about in [-1, 1].

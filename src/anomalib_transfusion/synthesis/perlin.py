@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Perlin's gradient noise, one grid and one rotation an image, as two matrix products for the whole batch."""
+"""Perlin noise with its own grid and rotation for each image, as two matrix products for the whole batch."""
 
 import math
 
@@ -12,7 +12,7 @@ from anomalib_transfusion.synthesis.geometry import rotate
 
 
 def _corner_weights(cells: Tensor, length: int, nodes: int) -> tuple[Tensor, Tensor]:
-    """Weight and signed distance of each lattice node along one axis for each pixel.
+    """Return weight and weighted signed distance of each lattice node along one axis for each pixel.
 
     The quintic fade is symmetric, fade(1 - t) = 1 - fade(t), so a node's weight is the fade of one minus its
     distance, and nodes at a distance of one cell or more have weight zero. No floor and no gather is needed.
@@ -42,20 +42,20 @@ def perlin_noise(
     max_cells: int | None = None,
     directions: Tensor | None = None,
 ) -> Tensor:
-    """Draw gradient noise with random unit gradients and the quintic fade, scaled by the square root of two.
+    """Draw gradient noise with random unit gradients and the quintic fade (Perlin 2002), times the square root of two.
 
-    Noise on an axis-parallel lattice is a sum over the nodes of a row factor times a column factor, therefore two
-    batched matrix products evaluate it. It is rotated as a raster, bilinearly: that is what the published mask
-    statistics were taken from, and interpolation lowers the peaks of fine grids a little.
+    Noise on an axis-parallel lattice is a sum over the nodes of a row factor times a column factor, so two batched
+    matrix products evaluate it. The raster is rotated bilinearly, as in the published implementation: interpolation
+    slightly lowers the peaks of fine grids, which affects the statistics of the masks.
 
     Args:
         cells: Rows and columns of cells over the image, integers of shape ``(B, 2)``. They need not divide the
             image's sides. The noise is made on their device.
         size: Height and width of the image in pixels.
-        angle: Angles in degrees of shape ``(B,)`` by which each image is rotated about its centre. What comes from
-            outside of the image is zero. ``None`` rotates nothing.
-        max_cells: An upper bound of ``cells``. Where it is ``None`` it is read from ``cells``, for which an
-            accelerator has to be waited for.
+        angle: Angles in degrees of shape ``(B,)`` by which each image is rotated about its center. Pixels from
+            outside of the image are zero. ``None`` rotates nothing.
+        max_cells: An upper bound of ``cells``. ``None`` reads it from ``cells``, for which the host waits for an
+            accelerator.
         directions: The gradients' directions in radians, from the row axis towards the column axis, of shape
             ``(B, R, C)`` with at least one node more than there are cells. Drawn uniformly where ``None``.
 
@@ -65,7 +65,7 @@ def perlin_noise(
     if directions is None:
         nodes = (int(cells.max()) if max_cells is None else max_cells) + 1
         directions = 2 * math.pi * torch.rand(len(cells), nodes, nodes, device=cells.device)
-    # The products decide on which side of a threshold a pixel lies: autocast must not round them to 16 bits.
+    # Masks threshold this noise, so autocast must not round the products to 16 bits.
     with torch.autocast(cells.device.type, enabled=False):
         row_weight, row_offset = _corner_weights(cells[:, 0], size[0], directions.shape[1])
         column_weight, column_offset = _corner_weights(cells[:, 1], size[1], directions.shape[2])

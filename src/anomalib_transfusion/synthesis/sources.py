@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the appearance of a synthetic anomaly comes from: texture photographs, or the image itself in disorder."""
+"""Sources of the appearance of synthetic anomalies: texture photographs, or the shuffled image itself."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -42,9 +42,9 @@ PHOTOGRAPHS = (
 
 
 def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode an image file with OpenCV, as it is stored: what EXIF says about its orientation is left alone.
+    """Decode an image file with OpenCV, ignoring the EXIF orientation.
 
-    anomalib reads images so, and what is made of them has to lie on them.
+    anomalib ignores it as well, so that textures and masks fit its images.
 
     Args:
         path: The file.
@@ -77,12 +77,12 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width from one number for both or from a pair."""
+    """Return height and width, given one number for both or a pair."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 class TextureBank:
-    """Texture photographs of one size, decoded when first drawn and kept as bytes.
+    """Texture photographs of one size, decoded when first drawn and cached as uint8.
 
     Build it with :meth:`from_folder` or :meth:`from_photographs`.
 
@@ -91,9 +91,8 @@ class TextureBank:
         size: Height and width of the textures in pixels, or one number for both.
         crop: Whether a texture is a random crop of the photograph (which is enlarged where it is smaller than
             ``size``). Otherwise the whole photograph is resized to ``size``.
-        cache_bytes: How much decoded image data is kept; the photographs drawn longest ago go first.
-        resize: How photographs are made smaller: ``area`` averages over the pixels that become one, ``bilinear`` takes
-            four of them, as the published code does, which aliases.
+        cache_bytes: Size of the cache in bytes; the least recently drawn photographs are dropped first.
+        resize: How photographs are downscaled: ``area`` averages, ``bilinear`` aliases, as in the published code.
 
     Raises:
         FileNotFoundError: If ``files`` is empty.
@@ -140,8 +139,8 @@ class TextureBank:
         Args:
             path: The folder.
             size: Height and width of the textures in pixels, or one number for both.
-            cache_bytes: How much decoded image data is kept.
-            resize: As of the class.
+            cache_bytes: Size of the cache in bytes.
+            resize: How photographs are downscaled: ``area`` or ``bilinear``.
 
         Returns:
             The bank. No image is decoded yet.
@@ -191,11 +190,11 @@ class TextureBank:
         return cls(files, size, crop=True)
 
     def __len__(self) -> int:
-        """Count the photographs."""
+        """Return the number of photographs."""
         return len(self.files)
 
     def _load(self, index: int) -> np.ndarray:
-        """Photograph ``index`` as RGB bytes, ``(H, W, 3)``, at the bank's size or, for crops, at least of it."""
+        """Return photograph ``index`` in RGB, uint8, ``(H, W, 3)``, of the bank's size, or for crops at least that."""
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
@@ -217,11 +216,11 @@ class TextureBank:
     def sample(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         """Draw textures with replacement.
 
-        Which photographs, and which crops of them, is drawn on the CPU from torch's global generator.
+        Photographs and crops are drawn on the CPU from torch's global generator.
 
         Args:
-            n: How many.
-            device: Where they go.
+            n: Number of textures.
+            device: Device of the result.
 
         Returns:
             The textures, RGB, float32 in [0, 1], shape ``(n, 3, H, W)``.
@@ -238,13 +237,13 @@ class TextureBank:
             top = int(down * (image.shape[0] - height + 1))
             left = int(right * (image.shape[1] - width + 1))
             texture[:] = image[top : top + height, left : left + width]
-        # Bytes cross to the device, a quarter of the traffic of floats; they are unfolded there.
+        # Sent to the device as bytes, a quarter of the traffic of floats, and converted there.
         on_device = send(torch.from_numpy(textures), device)
         return on_device.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def check_texture_resize(texture_resize: TextureResize) -> None:
-    """Raise ValueError, naming the value, if there is no such way to make textures smaller."""
+    """Raise ValueError, naming the value, if a way to downscale textures is unknown."""
     check_arguments(check_texture_resize, locals())
 
 
@@ -275,7 +274,7 @@ def shuffle_tiles(images: Tensor) -> Tensor:
 
 
 def structure_source(images: Tensor) -> Tensor:
-    """Make anomaly appearances of the images themselves: changed as textures are, then shuffled in 8 x 8 tiles.
+    """Make anomaly appearances from the images themselves: augmented like textures, then shuffled in 8 x 8 tiles.
 
     Args:
         images: Images of shape ``(N, 3, H, W)`` in [0, 1].

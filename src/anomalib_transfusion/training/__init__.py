@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What any model needs of anomalib's engine and Lightning's trainer; it knows no model and draws no picture."""
+"""Callbacks, checks and mix-ins for anomalib's engine and Lightning's trainer that any model can use."""
 
-# First, so that the post-import hook of the plugin has run before our own modules are half imported.
+# First, so that the post-import hook of the plugin has run before our own modules are partially imported.
 import anomalib.models  # noqa: F401

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where synthetic anomalies come from: textures, foreground masks, and the download of what is absent."""
+"""Synthetic anomalies for training, with textures and foreground masks from files, and the download of textures."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -27,16 +27,17 @@ TextureSource = Literal["folder", "photographs", "none"]
 class AnomalySource(ABC):
     """Puts synthetic anomalies on normal images, on their device, with textures and foreground masks from files.
 
-    A model says by :meth:`make_generator` how it makes them.
+    A model's subclass implements :meth:`make_generator`, which decides how anomalies look.
 
     Args:
         dtd_dir: Folder with texture photographs in DTD's layout, for ``texture_source="folder"``.
         texture_source: Where texture anomalies come from: the ``folder`` (published), the ``photographs`` that
             scikit-image ships, or ``none``: structure anomalies alone.
-        foreground: ``none``, ``estimate``, or a folder with one mask for each training image.
+        foreground: Where anomalies may be: ``none`` for anywhere, ``estimate`` for the object as estimated from each
+            image, or a folder with one mask for each training image.
         structure_share: Share of the anomalies that come from the image itself, in [0, 1]; the others from a texture.
-        min_perlin_scale: Smallest power of two of the cells of noise along an axis, in [0, 5].
-        grayscale_anomalies: Whether anomalies on grey images are grey, too.
+        min_perlin_scale: Exponent k of the smallest number ``2 ** k`` of Perlin noise cells along an axis, in [0, 5].
+        grayscale_anomalies: Whether anomalies on gray images are gray, too.
         texture_resize: How the photographs of the folder are made smaller: ``area`` or ``bilinear`` (published).
 
     Raises:
@@ -70,10 +71,10 @@ class AnomalySource(ABC):
 
     @abstractmethod
     def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
-        """Return what puts anomalies on images ``(B, 3, H, W)``, in a foreground ``(B, 1, H, W)`` or anywhere.
+        """Return a function of images ``(B, 3, H, W)`` and a foreground ``(B, 1, H, W)`` or None that makes anomalies.
 
         Args:
-            textures: The textures; ``None`` for none.
+            textures: The textures; ``None`` for structure anomalies alone.
         """
 
     def prepare(self) -> None:
@@ -97,7 +98,7 @@ class AnomalySource(ABC):
         )
 
     def build(self, size: tuple[int, int]) -> None:
-        """Read the sources for images of a size; nothing is done where they are there already.
+        """Set up textures and foreground masks for images of a size, unless that was done before.
 
         Args:
             size: Height and width of the training images in pixels.
@@ -118,14 +119,14 @@ class AnomalySource(ABC):
         self._size = size
 
     def check_foreground(self, image_paths: Iterable[str]) -> None:
-        """Look at the foreground masks of all training images, where there is a folder of them.
+        """Check the foreground masks of all training images, if they are read from a folder.
 
         Args:
             image_paths: Files of the images.
 
         Raises:
             FileNotFoundError: If an image has no mask.
-            ValueError: If a mask is no mask of its image.
+            ValueError: If an image has several masks, or its mask is unreadable, empty or of another aspect ratio.
         """
         if self._foreground_masks is not None:
             self._foreground_masks.check(image_paths)
@@ -138,10 +139,11 @@ class AnomalySource(ABC):
             image_paths: Files of the images, needed to look up foreground masks.
 
         Returns:
-            What the generator of :meth:`make_generator` gives.
+            Result of the function that :meth:`make_generator` returned.
 
         Raises:
-            ValueError: If foreground masks are to be looked up, and there is no path or no mask.
+            FileNotFoundError: If an image has no foreground mask in the folder.
+            ValueError: If the foreground is a folder of masks and ``image_paths`` is ``None``.
         """
         self.build((images.shape[-2], images.shape[-1]))
         return self._generator(images, self._find_foreground(images, image_paths))

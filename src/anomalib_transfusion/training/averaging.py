@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Lightning's averaging of weights, beside what is in a model's state and must not be averaged."""
+"""Restriction of Lightning's weight averaging to trained modules, so that thresholds are not averaged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ __all__ = ["AveragesLearned", "averaged_weights", "averaging_of", "share_unlearn
 
 
 def averaging_of(trainer: Trainer) -> WeightAveraging | None:
-    """Return the callback among a trainer's that averages weights, such as Lightning's ``EMAWeightAveraging``."""
+    """Return the trainer's callback that averages weights, such as ``EMAWeightAveraging``, or ``None``."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, WeightAveraging)), None)
 
@@ -44,15 +44,15 @@ def share_unlearned(pl_module: LightningModule) -> None:
 
 
 class AveragesLearned(Callback):
-    """Keeps Lightning's :class:`WeightAveraging` to what is learned: weights, and the statistics that belong to them.
+    """Restricts Lightning's :class:`WeightAveraging` to trained weights and the buffers of the same modules.
 
-    It averages all buffers, those of the post-processor as well. A threshold that is not a number before the first
-    validation would never be one afterwards, and the validation that finds it sets that of the model in training alone.
-    Weights that are frozen would gather rounding errors. And it goes on when the training has ended: a test of a
-    checkpoint on the same trainer would have the weights that were not averaged.
+    ``WeightAveraging`` averages all buffers, including those of the post-processor: a threshold that is NaN before the
+    first validation would stay NaN, and validation sets only the threshold of the model in training. Frozen weights
+    would accumulate rounding errors. It also stays active after training, so that a later test of a checkpoint on the
+    same trainer would use other weights; this callback ends that.
 
     Args:
-        averaging: The callback, which stands before this one.
+        averaging: The averaging callback, which must come before this one in the trainer's list.
     """
 
     def __init__(self, averaging: WeightAveraging) -> None:
@@ -60,17 +60,17 @@ class AveragesLearned(Callback):
         self.averaging = averaging
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
-        """After an update, give the averaged model what is not learned."""
+        """Copy the untrained modules to the averaged model after an update."""
         del trainer, args
         self.share(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the averaged model the threshold that was found with its weights."""
+        """Copy the threshold that validation found with the averaged weights to the averaged model."""
         del trainer
         self.share(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the averaged model, whose weights the model has by now."""
+        """Drop the averaged model; Lightning has copied its weights to the model by now."""
         del trainer, pl_module
         self.averaging._average_model = None  # noqa: SLF001
 
@@ -91,10 +91,10 @@ class AveragesLearned(Callback):
 
 
 def _learns(module: nn.Module) -> bool:
-    """Tell whether a module has parameters of its own that are trained; its statistics then belong to these."""
+    """Tell whether a module itself has trained parameters, in which case its buffers are averaged as well."""
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    """Return parameters and buffers of a module itself."""
+    """Return the parameters and buffers of a module without those of its submodules."""
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checkpoints that are written whole or not at all, and read without running what is in them."""
+"""Checkpoints that are written atomically, and read without running code in them."""
 
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -34,10 +34,10 @@ PARTS = {
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
-    """anomalib's way to write and read checkpoints, for a disk that fills up and files that are damaged.
+    """anomalib's reader and writer of checkpoints, with atomic writes and clear errors for damaged files.
 
-    Lightning writes to the folder for temporary files and moves the result. Where that folder is on another disk, the
-    move is a copy over the previous checkpoint, of which nothing is left when the disk is full or the process dies.
+    Lightning writes to the folder for temporary files and moves the result. If that folder is on another disk, the move
+    overwrites the previous checkpoint, which is lost if the disk is full or the process is killed.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
@@ -45,16 +45,17 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
 
         Args:
             checkpoint: The checkpoint.
-            path: Where to write it; what is not on a local disk (``s3://...``) is left to Lightning.
-            storage_options: Not supported, as in Lightning.
+            path: Where to write it; remote paths (``s3://...``) are left to Lightning.
+            storage_options: Passed to Lightning, which does not support them.
 
         Raises:
-            OSError: If the file cannot be written; names it.
+            OSError: If the file cannot be written; the message names it.
+            TypeError: If ``storage_options`` are given.
         """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        # In memory first, as Lightning does: torch reports a full disk as an error in its own archive.
+        # In memory first, as Lightning does: on a full disk, torch.save would raise an error about its archive.
         content = BytesIO()
         torch.save(checkpoint, content)
         with written_whole(Path(path)) as partial:
@@ -66,8 +67,7 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
         Args:
             path: The file.
             map_location: As in ``torch.load``.
-            weights_only: ``False`` runs code in the file. ``None``, which stands for ``False`` in old versions of
-                torch, stands for ``True`` here.
+            weights_only: ``False`` allows the file to run code. ``None`` means ``True``, also with an old torch.
 
         Returns:
             The checkpoint.
@@ -96,7 +96,7 @@ def _check_parts(checkpoint: Any) -> None:  # noqa: ANN401
 
 @contextmanager
 def _explained(path: str | Path) -> Iterator[None]:
-    """Name the file where reading a checkpoint fails, and say what the reason may be.
+    """Turn any error of reading a checkpoint, but FileNotFoundError, into one that names the file and the reason.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -115,7 +115,7 @@ def _explained(path: str | Path) -> Iterator[None]:
 
 
 def use_whole_checkpoints(trainer: Trainer) -> None:
-    """Let a trainer write its checkpoints whole, unless the user chose a way to write them.
+    """Make a trainer write checkpoints atomically, unless the user gave it a checkpoint plugin.
 
     Args:
         trainer: The trainer.

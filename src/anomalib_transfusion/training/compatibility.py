@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a checkpoint of anomalib fits a model, said in parameters rather than in the shapes of weights."""
+"""Checks that a checkpoint fits a model, with messages about parameters rather than shapes of weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def check_weights(checkpoint: Mapping[str, Any], model: str, prefix: str) -> Non
     Args:
         checkpoint: Checkpoint as Lightning loads it.
         model: Name of the model that is to take the weights.
-        prefix: How the names of its weights begin.
+        prefix: Prefix of the names of its weights.
     """
     state = checkpoint.get("state_dict")
     weights = list(map(str, state)) if isinstance(state, Mapping) else []
@@ -40,12 +40,12 @@ def check_compatible(
     Args:
         checkpoint: Checkpoint as Lightning loads it.
         parameters: Hyper-parameters of the model that is to take the weights.
-        model: Class of the model; what it is by default is what checkpoints have that do not know a parameter.
+        model: Class of the model. Parameters that an older checkpoint lacks have the class's defaults.
         trained_for: Names of the parameters that weights are trained for.
     """
     try:
         recorded = dict(checkpoint.get("hyper_parameters", {}))
-        # A parameter that is younger than the checkpoint had no other value then.
+        # A parameter that was added after the checkpoint was written had its default then.
         if not recorded.keys().isdisjoint(trained_for):
             recorded = {**defaults_of(model), **recorded}
         trained = _comparable(recorded, trained_for)
@@ -65,7 +65,7 @@ def check_compatible(
 
 
 def _comparable(parameters: Mapping[str, Any], trained_for: Sequence[str]) -> dict[str, Any]:
-    """Return the parameters that matter, so that equal networks have equal values."""
+    """Return the parameters in ``trained_for`` in a normal form: equal networks have equal values."""
     values = {name: parameters[name] for name in trained_for if name in parameters}
     if values.get("backbone_layers") is not None:
         values["backbone_layers"] = tuple(values["backbone_layers"])

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What anomalib's errors about a data set mean, and what to do: paths beyond ASCII, masks that fit no image."""
+"""Explanations of anomalib's errors about a data set: paths with non-ASCII characters, masks that fit no image."""
 
 import os
 import traceback
@@ -18,20 +18,20 @@ from anomalib_transfusion.checks import listed
 
 __all__ = ["explain_data_error"]
 
-# Of files that are named.
+# Largest number of files to list in a message.
 LISTED = 4
-# What anomalib makes the table of a data set's files in.
+# anomalib's functions that build the table of a data set's files.
 TABLES = {"make_folder_dataset", "make_mvtec_ad_dataset"}
 
 
 class _Pairs(NamedTuple):
-    """Images of defects and masks, of which anomalib takes the first with the first in the order of their names.
+    """Images of defects and their masks, which anomalib pairs in the order of their names.
 
     Attributes:
         images: The images.
         masks: The masks.
-        place: Where the masks were searched.
-        suffixes: How their names may end.
+        place: Folders that were searched for masks.
+        suffixes: Suffixes of the files.
     """
 
     images: Sequence[Path]
@@ -40,7 +40,7 @@ class _Pairs(NamedTuple):
     suffixes: Sequence[str]
 
     def problem(self) -> str | None:
-        """Say which of them do not belong together, or return None."""
+        """Describe which images and masks do not belong together; None if all do."""
         lonely = [image for image in self.images if not any(image.stem in mask.stem for mask in self.masks)]
         useless = [mask for mask in self.masks if not any(image.stem in mask.stem for image in self.images)]
         if lonely or useless:
@@ -55,17 +55,17 @@ class _Pairs(NamedTuple):
 
 
 def explain_data_error(datamodule: Any, error: BaseException) -> None:  # noqa: ANN401
-    """Say what to do where anomalib's own error about a data set does not.
+    """Raise a clearer error where anomalib's own about a data set does not say what to do; otherwise return.
 
     Args:
         datamodule: The data module of the run.
-        error: What it raised.
+        error: The error that it raised.
 
     Raises:
         ValueError: If a path has characters that anomalib refuses, or masks fit no image; names them.
     """
     first = error
-    # A data module of several data sets says which of them it was.
+    # MultiCategory wraps the error of a category in one that names the category.
     while first.__cause__ is not None:
         first = first.__cause__
     functions = [frame.name for frame in traceback.extract_tb(first.__traceback__)]
@@ -77,7 +77,7 @@ def explain_data_error(datamodule: Any, error: BaseException) -> None:  # noqa: 
             f"{strange!r}. Rename the folder, or move the data: files in it, results and checkpoints may have any name."
         )
         raise ValueError(msg) from error
-    # A folder that there is not, anomalib names.
+    # anomalib itself names a missing folder.
     if TABLES.isdisjoint(functions) or functions[-1] == "validate_path":
         return
     for pairs in _pairs(datamodule):
@@ -93,7 +93,7 @@ def explain_data_error(datamodule: Any, error: BaseException) -> None:  # noqa: 
 
 
 def _pairs(datamodule: Any) -> Iterator[_Pairs]:  # noqa: ANN401
-    """Yield the images of defects of a data module with their masks, where it is known where they are."""
+    """Yield the images of defects of a data module with their masks, for classes whose layout is known."""
     for child in getattr(datamodule, "children", {}).values():
         yield from _pairs(child)
     if isinstance(datamodule, Folder) and datamodule.mask_dir is not None:

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Evaluation on several processes that gives the metrics of one.
+"""Evaluation on several processes with the same metrics as on one.
 
-Lightning gives every process equally many images, and repeats some where their number does not divide. Repeated images
-would count twice in the metrics.
+Lightning gives every process the same number of images, and repeats some if the number of images is not divisible by
+the number of processes. Repeated images would count twice in the metrics.
 """
 
 from dataclasses import fields
@@ -20,15 +20,15 @@ __all__ = ["drop_repeated_images", "keep_repeated_images_in_company", "share_sta
 
 
 def keep_repeated_images_in_company(trainer: Trainer) -> None:
-    """Enlarge the evaluation batches where a process would get a last batch of repeated images alone.
+    """Enlarge the evaluation batches if the last batch of a process would consist of repeated images alone.
 
-    Such a batch would be empty without them, which metrics and post-processing do not expect.
+    Without the repeated images such a batch is empty, which metrics and post-processing cannot handle.
 
     Args:
         trainer: Trainer before it makes its data loaders.
 
     Raises:
-        ValueError: If there are fewer evaluation images than two for each process.
+        ValueError: If images would be repeated and a process gets only one.
     """
     datamodule = getattr(trainer, "datamodule", None)
     if trainer.world_size == 1 or not isinstance(datamodule, AnomalibDataModule):
@@ -53,7 +53,7 @@ def keep_repeated_images_in_company(trainer: Trainer) -> None:
 
 
 def drop_repeated_images(trainer: Trainer, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-    """Take the images out of an evaluation batch that another process evaluates as well.
+    """Remove the images from an evaluation batch that another process evaluates as well.
 
     Args:
         trainer: Trainer that evaluates.
@@ -76,7 +76,7 @@ def drop_repeated_images(trainer: Trainer, batch: ImageBatch, batch_idx: int, da
 
 
 def share_statistics(module: nn.Module) -> None:
-    """Give all processes the first one's statistics of batch normalisation, which each has from its own images.
+    """Copy all buffers, such as statistics of batch normalization, from the first process to all others.
 
     Args:
         module: Module whose buffers are changed in place.

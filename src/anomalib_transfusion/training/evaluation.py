@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Metrics that have no value where there is nothing to measure, and what a run lacks for a metric."""
+"""Metrics that are NaN where a class is missing, checks of metrics, and the images that thresholds were found on."""
 
 from typing import Any
 
@@ -16,20 +16,20 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 __all__ = ["AUPRO", "AUROC", "F1Score", "RemembersValidation", "check_metrics", "default_evaluator"]
 
-# Of the post-processor, which makes them in tests and predictions alone.
+# Fields that the post-processor sets, in tests and predictions only.
 LABELS = {"pred_label", "pred_mask"}
 KINDS = ("good", "defective")
 VALIDATED_KEY = "transfusion_validated_on"
 
 
 class _Defined:
-    """A metric of anomalib that is NaN, not 0, where the truth lacks a class that the metric is about.
+    """Mix-in that makes a metric of anomalib NaN, not 0, if the ground truth lacks a class that it needs.
 
-    The second of its fields is the truth: 0 where an image or a pixel is good, 1 where it is defective.
+    The second of the metric's ``fields`` is the ground truth: 0 for a good image or pixel, 1 for a defective one.
     """
 
     needs: tuple[int, ...] = (0, 1)
-    """Classes without which there is no value."""
+    """Classes that the ground truth must have for a value: 0 for good, 1 for defective."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -37,12 +37,12 @@ class _Defined:
         self.add_state("seen", default=torch.zeros(len(KINDS)), dist_reduce_fx="max")  # type: ignore[attr-defined]
 
     def update(self, batch: Batch, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Update the metric, and remember the classes of the truth.
+        """Update the metric, and remember the classes in the ground truth.
 
         Args:
             batch: Batch with the fields of the metric.
-            args: As in anomalib's metric.
-            kwargs: As there.
+            args: Passed to anomalib's metric.
+            kwargs: Passed to anomalib's metric.
         """
         prediction, truth = (getattr(batch, field, None) for field in self.fields)  # type: ignore[attr-defined]
         if prediction is not None and truth is not None:
@@ -55,7 +55,7 @@ class _Defined:
         """Compute the metric.
 
         Returns:
-            Its value; NaN where the truth lacks a class, ``None`` where there was no truth at all.
+            The value; NaN if the ground truth lacks a class, ``None`` if there was no ground truth at all.
         """
         absent = [KINDS[kind] for kind in self.needs if not self.seen[kind]]
         if not self.seen.any() or not absent:
@@ -75,7 +75,7 @@ class AUROC(_Defined, metrics.AUROC):  # type: ignore[misc]
 
 
 class F1Score(_Defined, metrics.F1Score):  # type: ignore[misc]
-    """F1 score; where nothing is defective, nothing can be found."""
+    """F1 score, which needs defective images or pixels but no good ones."""
 
     needs = (1,)
 
@@ -85,14 +85,14 @@ class AUPRO(_Defined, metrics.AUPRO):  # type: ignore[misc]
 
 
 def default_evaluator() -> Evaluator:
-    """Return the default evaluator: AUROC and F1 of images and pixels, and the paper's metrics.
+    """Return the default evaluator.
 
     Returns:
-        Evaluator: Image AUROC in validation; image AUROC and F1, pixel AUROC and F1, and AUPRO in testing. What needs
-        masks or labels is left out where there are none.
+        Evaluator: Image AUROC in validation; image AUROC and F1, pixel AUROC and F1, and AUPRO in testing. Metrics that
+        need masks or predicted labels are left out if there are none.
     """
     aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)
-    # A setting, not a state: a checkpoint must load whatever metrics it was trained with.
+    # Not in the state dict: a checkpoint must load into a model with other metrics.
     aupro.register_buffer("fpr_limit", torch.as_tensor(aupro.fpr_limit), persistent=False)
     return Evaluator(
         val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix="image_")],
@@ -107,13 +107,13 @@ def default_evaluator() -> Evaluator:
 
 
 def check_metrics(model: AnomalibModule) -> None:
-    """Say which metrics are left out because the model gives no labels, before a run that would end with them.
+    """Log which metrics are left out because the model predicts no labels, before the run.
 
     Args:
         model: The model, with its post-processor and evaluator or without.
 
     Raises:
-        ValueError: If a metric insists on labels that there will not be; names the metric.
+        ValueError: If a metric with ``strict=True`` needs labels that no post-processor will set; names the metric.
     """
     evaluator: Any = model.evaluator
     if not isinstance(evaluator, Evaluator):
@@ -140,17 +140,17 @@ def check_metrics(model: AnomalibModule) -> None:
 
 
 class RemembersValidation(LightningModule):
-    """Mix-in of a model: its checkpoints hold the number of images that the threshold was computed from."""
+    """Model mix-in that counts the images that the threshold was computed from, and saves the counts in checkpoints."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.validated_on: list[int] | None = None
-        """Numbers of good and defective images that the threshold is from; ``None`` where unknown."""
+        """Numbers of good and defective images that the threshold was computed from; ``None`` if unknown."""
 
         self._counts = torch.zeros(len(KINDS), dtype=torch.long)
 
     def on_validation_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Count good and defective images, without waiting for the GPU."""
+        """Count good and defective images on their device, so that the host does not wait for a GPU."""
         del outputs, args, kwargs
         labels: Any = batch.gt_label
         if labels is not None:
@@ -158,17 +158,17 @@ class RemembersValidation(LightningModule):
             self._counts = self._counts.to(labels.device) + torch.stack([labels.numel() - defective, defective])
 
     def on_validation_epoch_end(self) -> None:
-        """Remember the images of all processes."""
+        """Sum the counts of all processes."""
         counts: Any = self.all_gather(self._counts.to(self.device))
         self._counts = torch.zeros(len(KINDS), dtype=torch.long)
         self.validated_on = counts.reshape(-1, len(KINDS)).sum(dim=0).tolist()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what the threshold is from."""
+        """Save the numbers of images that the threshold was computed from."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[VALIDATED_KEY] = self.validated_on
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load what the threshold is from."""
+        """Load the numbers of images that the threshold was computed from."""
         super().on_load_checkpoint(checkpoint)
         self.validated_on = checkpoint.get(VALIDATED_KEY)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Hyper-parameters that a checkpoint can be read back with, whatever classes the user's values are of."""
+"""Hyper-parameters in a form that checkpoints can be loaded with, whatever the classes of the user's values."""
 
 import copy
 import inspect
@@ -23,12 +23,12 @@ class PlainHyperparameters(HyperparametersMixin):
     """Records hyper-parameters as plain values, those of subclasses included."""
 
     def save_hyperparameters(self, *args: Any, frame: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Record the arguments of the constructors, as in Lightning, each as :func:`plain` gives it.
+        """Record the arguments of the constructors like Lightning, but converted by :func:`plain`.
 
         Args:
-            args: As in Lightning.
-            frame: As in Lightning: the frame of the constructor, by default the caller's.
-            kwargs: As in Lightning.
+            args: Passed to Lightning.
+            frame: Stack frame of the constructor; by default the caller's.
+            kwargs: Passed to Lightning.
         """
         if frame is None:
             current = inspect.currentframe()
@@ -42,7 +42,7 @@ class PlainHyperparameters(HyperparametersMixin):
 
 
 def check_readable(parameters: Mapping[str, Any], safe_globals: Sequence[Any]) -> None:
-    """Raise TypeError, naming it, if a hyper-parameter of a subclass makes checkpoints that cannot be read back.
+    """Raise TypeError if a hyper-parameter could not be loaded from a checkpoint; the message names it.
 
     Args:
         parameters: The hyper-parameters.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image files that cannot be read, or would be read as something else: found before a run starts, and named."""
+"""Checks of image files before a run: files that cannot be read, or that anomalib would misread."""
 
 import os
 import traceback
@@ -25,7 +25,7 @@ from .transforms import check_augmentations
 
 __all__ = ["ImageFiles", "evaluated_images", "read_image_file", "training_images"]
 
-# Modes of PIL that its conversion to 8-bit RGB, which anomalib reads images with, spoils or refuses.
+# Modes of PIL whose conversion to 8-bit RGB, by which anomalib reads images, loses the content or fails.
 SPOILT_MODES = {
     "I": "32-bit whole numbers, of which all above 255 would become white",
     "F": "floating point numbers, which would be cut to whole ones",
@@ -35,17 +35,17 @@ SIXTEEN_BIT = "16-bit grey values, of which all above 255 would become white"
 
 
 class ImageFiles(Callback):
-    """Looks into the files of a run before it starts, and for the file behind an error of its data loader.
+    """Callback that checks the image files of a run before it starts, and names the file behind a data loader's error.
 
-    Of images the head is read, which takes a fraction of a millisecond, of the masks of defects all. Data sets that
-    read their files themselves are left alone.
+    Only the headers of images are read, which takes a fraction of a millisecond each; masks of defects are read whole.
+    Data sets that do not read their files by anomalib's functions are not checked.
     """
 
     def __init__(self) -> None:
         self._checked: set[tuple[str, str | None]] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the training images, and what is read much later: the images of validation and test."""
+        """Check the training images, and those of validation and test, which would be read much later."""
         del pl_module
         self._check(trainer)
 
@@ -65,14 +65,14 @@ class ImageFiles(Callback):
         self._check(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what is behind an exception of the data module, or which file is behind one of the data loader.
+        """Explain an exception of the data module, or name the file that made the data loader fail.
 
-        anomalib says only that there is a mismatch, or that an image file is truncated.
+        anomalib's own messages do not name the file.
 
         Args:
             trainer: Trainer whose data loaders are searched.
             pl_module: The model (unused).
-            exception: What stopped the run.
+            exception: The exception that stopped the run.
 
         Raises:
             ValueError: If a file cannot be read, masks fit no image or a path is refused; names it.
@@ -92,7 +92,7 @@ class ImageFiles(Callback):
                 _inspect(path, lambda file: file.convert("RGB"), cause)
 
     def _check(self, trainer: Trainer) -> None:
-        """Raise ValueError if a file that this run is to read cannot be read as what it is; names it."""
+        """Raise ValueError if a file of this run cannot be read or would be misread; the message names it."""
         masks: dict[str, None] = {}
         for dataset, batch_size in _datasets(trainer):
             check_augmentations(dataset)
@@ -103,7 +103,7 @@ class ImageFiles(Callback):
                     self._checked.add((image, mask))
                     masks.update({mask: None} if mask else {})
             _check_memory(sizes, batch_size)
-        # A prediction compares nothing with them.
+        # A prediction does not use masks.
         if not trainer.predicting:
             check_masks(list(masks))
 
@@ -119,7 +119,7 @@ def read_image_file(path: str | Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or would not be read as what it is; names it.
+        ValueError: If it cannot be read or would be misread; the message names it.
     """
     if not Path(path).is_file():
         msg = f"There is no image {path}; expected an image file. Check the path."
@@ -129,7 +129,7 @@ def read_image_file(path: str | Path) -> Image.Image:
 
 
 def evaluated_images(trainer: Trainer) -> Iterator[str]:
-    """Yield the paths of the images that a test or a prediction is about, where the data sets tell them beforehand.
+    """Yield the paths of the images of a test or a prediction, if the data sets know them beforehand.
 
     Args:
         trainer: The trainer, whose run has begun.
@@ -141,7 +141,7 @@ def evaluated_images(trainer: Trainer) -> Iterator[str]:
 
 
 def training_images(trainer: Trainer) -> Iterator[str]:
-    """Yield the paths of the training images, where the data sets tell them beforehand.
+    """Yield the paths of the training images, if the data sets know them beforehand.
 
     Args:
         trainer: The trainer, whose run has begun.
@@ -163,7 +163,7 @@ def _paths(loaders: Any) -> Iterator[str]:  # noqa: ANN401
 
 
 def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:
-    """Yield the data sets that a run reads, with the batch sizes."""
+    """Yield the data sets that a run reads, each with its batch size."""
     loaders: list[Any] = []
     for loader in (
         trainer.train_dataloader,
@@ -173,7 +173,7 @@ def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:
     ):
         loaders.extend(loader if isinstance(loader, list | tuple) else [loader])
     yield from ((loader.dataset, loader.batch_size or 1) for loader in loaders if hasattr(loader, "dataset"))
-    # Lightning asks for the validation images only when it validates, which may be after days, and anomalib tests then.
+    # Lightning loads validation images only when it validates, perhaps after days, and anomalib tests after training.
     datamodule: Any = getattr(trainer, "datamodule", None)
     if trainer.state.fn == TrainerFn.FITTING:
         for name in ("val_data", "test_data"):
@@ -182,7 +182,7 @@ def _datasets(trainer: Trainer) -> Iterator[tuple[Any, int]]:
 
 
 def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
-    """Yield the images of a data set with their masks, where anomalib reads them."""
+    """Yield the images of a data set with their masks, if anomalib's own functions read them."""
     if _read_by_anomalib(dataset):
         if isinstance(dataset, PredictDataset):
             yield from ((str(path), None) for path in dataset.image_filenames)
@@ -190,7 +190,7 @@ def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
         samples = dataset.samples
         masks = samples.mask_path if "mask_path" in samples else [None] * len(samples)
         for image, mask, label in zip(samples.image_path, masks, samples.label_index, strict=True):
-            # Of several kinds of defects in one image there may be a mask each. Of a good image none is read.
+            # An image with several kinds of defects may have several masks. Masks of good images are not read.
             several = mask if isinstance(mask, list | tuple) else [mask]
             read = [str(one) for one in several if label == 1 and isinstance(one, str | os.PathLike) and str(one)]
             if not read:
@@ -199,7 +199,7 @@ def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
 
 
 def _read_by_anomalib(dataset: Any) -> bool:  # noqa: ANN401
-    """Tell whether a data set reads its files as anomalib does, in 8 bits, and not in its own way."""
+    """Tell whether a data set reads its files by anomalib's own functions, which convert to 8 bits."""
     # Not above: it would be half imported where the models are imported first.
     from anomalib_transfusion.data.category_dataset import CategoryDataset
 
@@ -210,10 +210,10 @@ def _read_by_anomalib(dataset: Any) -> bool:  # noqa: ANN401
 
 
 def _inspect(path: str, look: Callable[[Image.Image], Any], cause: BaseException | None = None) -> Any:  # noqa: ANN401
-    """Open an image file and look at it.
+    """Open an image file and return what ``look`` returns for it.
 
     Raises:
-        ValueError: If that fails; names the file.
+        ValueError: If that fails; the message names the file.
     """
     try:
         with Image.open(path) as file:
@@ -228,7 +228,7 @@ def _head(path: str, what: str) -> tuple[str, tuple[int, int]]:
     """Return the mode and the size (width, height) of an image.
 
     Raises:
-        ValueError: If it cannot be read, or some programs would turn it; names the file.
+        ValueError: If it cannot be read, or has an EXIF orientation other than 1; the message names the file.
     """
     mode, size, orientation = _inspect(path, lambda file: (file.mode, file.size, orientation_of(file)))
     check_upright(orientation, path, what)
@@ -236,10 +236,10 @@ def _head(path: str, what: str) -> tuple[str, tuple[int, int]]:
 
 
 def _checked_head(image: str, mask: str | None) -> tuple[int, int]:
-    """Return the width and height of an image.
+    """Check the header of an image and of its mask, and return the image's width and height.
 
     Raises:
-        ValueError: If the image or its mask would not be read as what it is; names the file.
+        ValueError: If the image or its mask cannot be read or would be misread; the message names the file.
     """
     mode, size = _head(image, "image")
     problem = SIXTEEN_BIT if mode.startswith("I;16") else SPOILT_MODES.get(mode)
@@ -266,7 +266,7 @@ def _check_memory(sizes: dict[str, tuple[int, int]], batch_size: int) -> None:
     if not sizes or not hasattr(os, "sysconf"):
         return
     largest, (width, height) = max(sizes.items(), key=lambda item: item[1][0] * item[1][1])
-    # Three channels of four bytes, as images and once more stacked to a batch.
+    # Three channels of four bytes, twice: as single images and stacked to a batch.
     needed = 2 * min(batch_size, len(sizes)) * width * height * 3 * 4
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

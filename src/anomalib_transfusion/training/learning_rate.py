@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The course of the learning rate over a training, however its length is given: a drop or a cosine, and a warm-up."""
+"""Learning rate schedules over the length of a training in steps, epochs or time: a drop or a cosine, and a warm-up."""
 
 import math
 from typing import Any, Literal
@@ -26,7 +26,7 @@ RateSchedule = Literal["drop", "cosine"]
 
 
 def check_rates(**rates: float) -> None:
-    """Raise ValueError, naming it, if a learning rate, a weight decay, a share or a factor of them is impossible.
+    """Raise ValueError if a learning rate, a weight decay, a share or a factor is impossible; the message names it.
 
     Args:
         rates: Values by name; a share is in [0, 1], all others are at least 0.
@@ -39,14 +39,14 @@ def check_rates(**rates: float) -> None:
 
 
 def elapsed_share(trainer: Trainer, step: int) -> float:
-    """Return how much of a training has passed, however its length is given.
+    """Return the share of a training that has passed.
 
     Args:
         trainer: Its ``max_steps`` are the length of the training, else its ``max_epochs``, else its ``max_time``.
         step: Number of steps that have passed.
 
     Returns:
-        The share, in [0, 1]; 0 in a training without end.
+        The share, in [0, 1]; 0 if the training has no limit.
     """
     if trainer.max_steps > 0:
         return min(1.0, step / trainer.max_steps)
@@ -57,14 +57,14 @@ def elapsed_share(trainer: Trainer, step: int) -> float:
 
 
 def drop_rate(optimizer: Optimizer, trainer: Trainer, share: float, decay: float) -> dict[str, Any]:
-    """Return a schedule in the form that Lightning takes.
+    """Return a schedule that lowers the learning rate once, as a scheduler configuration of Lightning.
 
     Args:
-        optimizer: The optimiser.
-        trainer: Its ``max_steps`` are the length of the training, else its ``max_epochs``, else its ``max_time``. Of a
-            training without end the rate stays as it is.
+        optimizer: The optimizer.
+        trainer: Its ``max_steps`` are the length of the training, else its ``max_epochs``, else its ``max_time``. If
+            the training has no limit, the rate stays constant.
         share: Share of the training at the full rate, in [0, 1].
-        decay: Factor of the rate in the rest.
+        decay: Factor of the rate in the rest of the training.
     """
     if trainer.max_steps > 0:
         length, interval = trainer.max_steps, "step"
@@ -92,15 +92,16 @@ def scheduled_rate(
     rate_decay: float,
     warmup_share: float,
 ) -> dict[str, Any]:
-    """Return a course of the learning rate in the form that Lightning takes.
+    """Return a learning rate schedule as a scheduler configuration of Lightning.
 
     Args:
-        optimizer: The optimiser.
-        trainer: As of :func:`drop_rate`.
+        optimizer: The optimizer.
+        trainer: The trainer, whose limits are the length of the training as for :func:`drop_rate`.
         schedule: ``drop`` for :func:`drop_rate`, ``cosine`` for :func:`cosine` from the end of the warm-up on.
-        full_rate_share: Of the drop: share of the training at the full rate.
-        rate_decay: Of the drop: factor of the rate in the rest.
-        warmup_share: Share of the training in which the rate rises in a line, over which the drop goes on.
+        full_rate_share: For ``drop``: share of the training at the full rate, in [0, 1].
+        rate_decay: For ``drop``: factor of the rate in the rest of the training.
+        warmup_share: Share of the training in which the rate rises linearly, in [0, 1]; a drop during the warm-up
+            multiplies the rising rate.
     """
     if schedule == "drop" and not warmup_share:
         return drop_rate(optimizer, trainer, full_rate_share, rate_decay)
@@ -118,21 +119,21 @@ def scheduled_rate(
 
 
 def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
-    """Give a resumed training the learning rates and weight decay that it was asked for, and say where they differ.
+    """Set the learning rates and weight decay of a resumed training to the model's, and log where they differ.
 
-    A checkpoint brings those of the training that wrote it, and the rate that its length gave the next epoch.
+    The checkpoint restored those of the training that wrote it, and the rate that its length gave the next epoch.
 
     Args:
-        trainer: Trainer with the optimiser and the schedule of :func:`drop_rate`, restored from a checkpoint.
-        configured: What the model configures for a new training: a dictionary with the ``optimizer``, a schedule over
-            it. Where it has several groups of parameters, ``name`` of a group is in front of its rate's name.
+        trainer: Trainer with the optimizer and the schedule of :func:`drop_rate`, restored from a checkpoint.
+        configured: Result of the model's ``configure_optimizers``, a dictionary with the ``optimizer``. The ``name`` of
+            a parameter group is the prefix of its ``learning_rate`` in messages.
     """
     fresh = configured.get("optimizer") if isinstance(configured, dict) else None
     for config in trainer.lr_scheduler_configs:
         scheduler = config.scheduler
         if not isinstance(scheduler, LambdaLR) or not isinstance(fresh, Optimizer):
             continue
-        # Another course of the rate may have been counted in epochs where this one is counted in steps.
+        # The schedule in the checkpoint may have counted epochs where this one counts steps, or vice versa.
         count = trainer.global_step if config.interval == "step" else trainer.current_epoch
         if abs(scheduler.last_epoch - count) > 1:
             scheduler.last_epoch = count
@@ -150,7 +151,7 @@ def renew_rate(trainer: Trainer, configured: Any) -> None:  # noqa: ANN401
 
 
 def _timer(trainer: Trainer) -> Timer | None:
-    """Return what limits the time of a training."""
+    """Return the trainer's Timer callback, which limits the time of a training; None without a limit."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
 
 

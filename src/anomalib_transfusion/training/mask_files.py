@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Masks of defects that anomalib would read as something else than what they show: found before a run, and named."""
+"""Checks of masks of defects before a run: masks that anomalib would misread."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +13,10 @@ from PIL import Image
 
 __all__ = ["check_masks"]
 
-# Share of what is taken for the defect that may be nearly black. JPEG has 2 to 3 % at the edge of a defect that is
+# Largest share of nearly black pixels among those that are not 0. JPEG has 2 to 3 % at the edge of a defect that is
 # 250 pixels wide, 11 to 12 % at one of 64; labels 1, 2, 3, ... of equal area have at most a sixteenth.
 MOST_NEARLY_BLACK = 0.1
-# Of values that are listed, and of files that are named.
+# Largest number of values, and of files, to list in a message.
 LISTED = 4
 
 
@@ -25,8 +25,8 @@ class _Levels(NamedTuple):
 
     Attributes:
         path: The file.
-        counts: Number of pixels of each grey value, ``(256,)``.
-        in_alpha: Whether the mask has one grey value, but several in its alpha channel, which anomalib does not read.
+        counts: Number of pixels of each gray value, ``(256,)``.
+        in_alpha: Whether the mask has one gray value, but several in its alpha channel, which anomalib does not read.
     """
 
     path: str
@@ -35,21 +35,21 @@ class _Levels(NamedTuple):
 
     @property
     def values(self) -> list[int]:
-        """The grey values that there are."""
+        """The gray values that occur, ascending."""
         return np.flatnonzero(self.counts).tolist()
 
     @property
     def defect(self) -> float:
-        """Share of the image that anomalib takes for the defect: all that is not 0."""
+        """Share of the image that anomalib takes for the defect, in [0, 1]: all pixels that are not 0."""
         return float(self.counts[1:].sum() / self.counts.sum())
 
     def nearly_black(self) -> float:
-        """Return the share of the defect that is less than a sixteenth of the brightest value."""
+        """Return the share of the defect's pixels, in [0, 1], of at most a sixteenth of the brightest value."""
         dark = self.counts[1 : self.values[-1] // 16 + 1].sum()
         return float(dark / max(1, self.counts[1:].sum()))
 
     def __str__(self) -> str:
-        """The file, its values, and what share of the image anomalib takes for the defect."""
+        """Describe the file: its path, its values and the share of the image that anomalib takes for the defect."""
         values = [str(value) for value in self.values]
         if len(values) > LISTED:
             values = [*values[: LISTED - 1], "...", f"{values[-1]} ({len(values)} of them)"]
@@ -58,7 +58,7 @@ class _Levels(NamedTuple):
 
 
 def check_masks(paths: Sequence[str]) -> None:
-    """Look at the values of masks of defects. anomalib takes all that is not 0 for the defect.
+    """Check the values of masks of defects; anomalib takes all pixels that are not 0 for the defect.
 
     Each mask is read once, which takes about a seventh of the time that its image takes (PNG of 1024x1024 pixels).
 
@@ -66,8 +66,8 @@ def check_masks(paths: Sequence[str]) -> None:
         paths: The files, which can be opened as images.
 
     Raises:
-        ValueError: If a mask is not what it would be read as: its defect is in the alpha channel alone, its background
-            is not 0, or much of what would be the defect is nearly black.
+        ValueError: If anomalib would misread a mask: its defect is in the alpha channel alone, its background is not 0,
+            or much of what would be the defect is nearly black.
     """
     with ThreadPoolExecutor() as pool:
         # A file that is damaged behind its head is left to the data loader, whose error names it.
@@ -129,13 +129,13 @@ def _refuse(masks: Sequence[_Levels], problem: str, remedy: str) -> None:
 
 
 def _doubt(masks: Sequence[_Levels], problem: str) -> None:
-    """Warn if there are masks that may be meant otherwise; names them."""
+    """Warn if there are masks with a possible problem; names them."""
     if masks:
         rank_zero_warn(f"{_listed(masks)} {problem}.")
 
 
 def _listed(masks: Sequence[_Levels]) -> str:
-    """Return the beginning of a sentence about masks."""
+    """Return the beginning of a message about masks, with their names."""
     named = "; ".join(map(str, masks[:LISTED]))
     more = f"; and {len(masks) - LISTED} more" if len(masks) > LISTED else ""
     return f"Masks of defects ({named}{more}) are"

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What looks at validations: callbacks and schedulers of the user's, and how many epochs apart."""
+"""The user's callbacks and schedulers that need validations, and after how many epochs they need one."""
 
 import os
 from pathlib import Path
@@ -12,29 +12,29 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 __all__ = ["Demand", "checkpoint_of_the_engine", "demands", "keeps_the_newest", "logged_in_training", "rewrite"]
 
-# ModelCheckpoint knows them without a log.
+# Values that ModelCheckpoint can monitor although nothing logs them.
 ALWAYS_KNOWN = {"epoch", "step"}
 
 
 class Demand(NamedTuple):
-    """Something that needs a validation after every so many epochs."""
+    """A callback or scheduler, ``name``, that needs a validation every ``interval`` epochs."""
 
     name: str
     interval: int
 
 
 def demands(trainer: Trainer, logged: set[str]) -> list[Demand]:
-    """Return what needs validations at a number of epochs, as it would get them where each epoch is validated.
+    """Return the callbacks and schedulers that need validations, so that they work as if each epoch were validated.
 
-    That is: what monitors a metric that the training does not log; and checkpoints of certain epochs or of the best,
-    each of which holds a threshold that validation finds.
+    These monitor a metric that training does not log, or save checkpoints of certain or of the best epochs, which need
+    the threshold that validation finds.
 
     Args:
         trainer: The trainer.
-        logged: Names that the training logs.
+        logged: Names of the values that training logs.
 
     Returns:
-        The callbacks and schedulers, with the numbers of epochs.
+        The callbacks and schedulers, with their intervals in epochs.
     """
     logged = logged | ALWAYS_KNOWN
     found = []
@@ -51,21 +51,21 @@ def demands(trainer: Trainer, logged: set[str]) -> list[Demand]:
 
 
 def _interval(callback: Callback, logged: set[str]) -> int | None:
-    """Return how many epochs apart a callback needs validations, or ``None``."""
+    """Return the interval in epochs at which a callback needs validations; ``None`` if it needs none."""
     monitor = getattr(callback, "monitor", None)
     validated = isinstance(monitor, str) and monitor not in logged
     if isinstance(callback, ModelCheckpoint):
         interval = callback._every_n_epochs  # noqa: SLF001
         if callback.save_top_k == 0 or keeps_the_newest(callback):
             return None
-        # Those that count steps or seconds save in the middle of epochs.
+        # Callbacks that count steps or seconds save in the middle of epochs.
         return interval or (1 if validated else None)
     after_validation = isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is False  # noqa: SLF001
     return 1 if validated or after_validation else None
 
 
 def keeps_the_newest(callback: Callback) -> bool:
-    """Tell whether a callback replaces one checkpoint after each epoch: in the end it is that of the last epoch."""
+    """Tell whether a callback saves a checkpoint after each epoch and keeps only that of the last."""
     return (
         isinstance(callback, ModelCheckpoint)
         and callback.monitor is None
@@ -75,9 +75,9 @@ def keeps_the_newest(callback: Callback) -> bool:
 
 
 def checkpoint_of_the_engine(trainer: Trainer) -> ModelCheckpoint | None:
-    """Return the checkpoint callback that anomalib's engine adds where the user has none, if it did.
+    """Return the checkpoint callback that anomalib's engine added because the user has none; ``None`` if there is none.
 
-    The first process decides for all: the folder of a run, by which it is known, is its alone.
+    It is recognized by the folder of the run, which only the first process knows, so the first process decides.
     """
     folder = os.path.realpath(Path(trainer.default_root_dir) / "weights" / "lightning")
     present = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
@@ -95,7 +95,7 @@ def rewrite(trainer: Trainer, callback: ModelCheckpoint) -> None:
 
 
 def logged_in_training(trainer: Trainer) -> set[str]:
-    """Return the names that the training has logged, under which callbacks may ask for them."""
+    """Return the names of the values that training has logged, with the suffixes that Lightning adds."""
     names = set()
     for result in trainer.fit_loop.epoch_loop._results.values():  # noqa: SLF001
         meta = result.meta

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random numbers that a restart does not change, losses that must stay finite, and images in their range."""
+"""Seeds for random numbers, and guards that stop a training at losses that are not finite or images out of range."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -15,20 +15,20 @@ __all__ = ["ImageGuard", "LossGuard", "seed_from", "seeded"]
 
 
 def seed_from(*key: int) -> int:
-    """Return a seed for a key of whole numbers; different keys give unrelated seeds, equal ones the same everywhere."""
-    # Python's hash of whole numbers, unlike that of strings, does not differ between processes.
+    """Return a seed in [0, 2**63 - 1] for a key of whole numbers: the same for equal keys, on every machine."""
+    # Python's hash of whole numbers, unlike that of strings, is the same in all processes.
     return hash(key) & (2**63 - 1)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
-    """Draw from generators with this seed; outside, torch's generators go on as if nothing was drawn.
+    """Context in which torch's generators have a seed; afterwards their previous states are restored.
 
-    The numbers are the same in any precision of the trainer, which sets torch's default type for a step.
+    The numbers do not depend on the trainer's precision, which may set torch's default dtype for a step.
 
     Args:
         seed: Seed of torch's global generators inside.
-        device: Device on which numbers are drawn, beside the CPU.
+        device: Device whose generator is seeded as well as the CPU's.
     """
     devices = [] if device.type == "cpu" else [device]
     default = torch.get_default_dtype()
@@ -42,10 +42,10 @@ def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
 
 
 class _Guard(ABC):
-    """Stops the training at values that must not be, without making the GPU wait for the host.
+    """Stops the training at invalid values, without making the host wait for a GPU.
 
-    The values of a step are copied while the GPU computes on, and looked at before the next step. The step that is
-    reported is the right one; one more update has happened by then, but no checkpoint.
+    The values of a step are copied asynchronously and checked before the next step. The error names the step of the
+    values; one more update has happened by then, but no checkpoint was written.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class _Guard(ABC):
         self._copied: torch.cuda.Event | None = None
 
     def _watch(self, values: torch.Tensor, step: int) -> None:
-        """Check the values that were watched last, and watch these, ``(N,)``."""
+        """Check the values that were watched last, and start to watch ``values``, ``(N,)``."""
         self.check()
         self._step = step
         self._values = values.to("cpu", non_blocking=True)
@@ -65,7 +65,7 @@ class _Guard(ABC):
             self.check()
 
     def check(self) -> None:
-        """Raise an error if the values that were watched last must not be."""
+        """Raise an error if the values that were watched last are invalid."""
         if self._values is None:
             return
         if self._copied is not None:
@@ -75,7 +75,7 @@ class _Guard(ABC):
 
     @abstractmethod
     def _judge(self, values: list[float]) -> None:
-        """Raise an error if these values of a step must not be."""
+        """Raise an error if these values of a step are invalid."""
 
 
 class ImageGuard(_Guard):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long a training is going to take."""
+"""Callback that estimates the remaining time of a training."""
 
 import datetime
 import math
@@ -20,11 +20,11 @@ __all__ = ["RemainingTime"]
 
 
 class RemainingTime(Callback):
-    """Shows the minutes that are left in the progress bar, and says them about ten times in a training.
+    """Shows the remaining minutes in the progress bar, and logs the remaining time about ten times in a training.
 
-    The estimate goes by the batches, with the validations between them, since this run began: what a resumed training
-    took before does not count, since it may have been on another machine. What may stop the training early, a limit of
-    time apart, is not foreseen.
+    The estimate is based on the batches since this run began, including validations between them. The time before a
+    training was resumed does not count, since it may have run on another machine. Early stopping is not foreseen, but
+    a time limit is.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class RemainingTime(Callback):
         self._start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the training before."""
+        """Reset the estimate."""
         del trainer, pl_module
         self._batches = 0
 
@@ -44,7 +44,7 @@ class RemainingTime(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Put the estimate into the progress bar."""
+        """Show the estimate in the progress bar."""
         del outputs, batch, batch_idx
         # The first batch takes longer than any other and is left out.
         if self._batches == 0:
@@ -56,7 +56,7 @@ class RemainingTime(Callback):
             pl_module.log("minutes_left", torch.tensor(left / 60), prog_bar=True, logger=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say the estimate."""
+        """Log the estimate at milestones."""
         del pl_module
         left = self.seconds_left(trainer)
         epoch, epochs = trainer.current_epoch + 1, num_epochs(trainer)
@@ -66,13 +66,13 @@ class RemainingTime(Callback):
             rank_zero_info(f"Epoch {epoch}{of} is done; the training takes about {time_left} more.")
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """Estimate the time that is left.
+        """Estimate the remaining time.
 
         Args:
             trainer: The trainer, while it trains.
 
         Returns:
-            Seconds, or ``None`` where nothing is known yet, or neither epochs, steps nor time are limited.
+            Seconds; ``None`` before the second batch without a time limit, or if nothing limits the training.
         """
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         limits = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
@@ -83,7 +83,7 @@ class RemainingTime(Callback):
 
 
 def _batches_left(trainer: Trainer) -> float:
-    """Return the number of batches that a training still has, infinite where it is unknown."""
+    """Return the number of batches that are left in a training; infinite if unknown."""
     left, in_epoch, done = math.inf, trainer.num_training_batches, trainer.fit_loop.batch_idx + 1
     if trainer.max_epochs is not None and trainer.max_epochs > 0 and math.isfinite(in_epoch):
         left = (trainer.max_epochs - trainer.current_epoch) * in_epoch - done

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trainings whose random numbers follow from one seed, so that a restart changes nothing."""
+"""Reproducible training: random numbers that follow from one seed, also after a restart."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +18,15 @@ SEED_KEY = "transfusion_seed"
 
 
 class SeededTraining(LightningModule):
-    """Mix-in of a model: the random numbers of each epoch and step follow from one seed.
+    """Model mix-in that derives the random numbers of each epoch and step from one seed, which checkpoints keep.
 
-    Checkpoints keep the seed. So the numbers depend neither on a restart nor on validations in between, and differ
-    between processes.
+    The numbers thus do not depend on restarts or on validations in between. They differ between processes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.resumed = False
-        """Whether the training under way goes on from a checkpoint."""
+        """Whether the current training was resumed from a checkpoint."""
 
         self._seed = 0
         self._first_epoch = 0
@@ -37,18 +36,19 @@ class SeededTraining(LightningModule):
         """Seed the first epoch."""
         self.resumed = self._resumed_epoch is not None
         if self._resumed_epoch is None:
-            # Every process adds its own number to the one seed, and any of them may write the checkpoint.
+            # One seed for all processes, which derive their own from it: any of them may write the checkpoint.
             self._seed = self.trainer.strategy.broadcast(int(torch.randint(2**62, ())))
             self._first_epoch = self.current_epoch
         else:
             self._first_epoch, self._resumed_epoch = self._resumed_epoch, None
         self._seed_epoch(self._first_epoch)
         if self.resumed and self.trainer.train_dataloader is not None:
-            # Its iterator, made by a schedule that asked for the number of steps, has drawn the seed of its workers.
+            # A learning rate schedule that needs the number of steps has already made the iterator of the data loader,
+            # which draws one number, the seed of its workers.
             torch.empty((), dtype=torch.int64).random_()
 
     def on_train_epoch_start(self) -> None:
-        """Seed an epoch. Lightning makes the first data iterator earlier: that epoch is seeded already."""
+        """Seed an epoch. The first was seeded before, because Lightning makes its data iterator earlier."""
         if self.current_epoch != self._first_epoch:
             self._seed_epoch(self.current_epoch)
 
@@ -58,10 +58,10 @@ class SeededTraining(LightningModule):
 
     @contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:
-        """Draw random numbers that follow from seed, process and step, whatever the precision of the trainer.
+        """Context in which random numbers follow from seed, process, epoch and step, whatever the trainer's precision.
 
         Args:
-            device: Device on which they are drawn, beside the CPU.
+            device: Device on which numbers are drawn, besides the CPU.
         """
         step = self.trainer.fit_loop.total_batch_idx
         seed = seed_from(self._seed, self.global_rank, self.current_epoch, step)
@@ -79,6 +79,6 @@ class SeededTraining(LightningModule):
         if self._trainer is not None and self.trainer.training and {SEED_KEY, "loops"} <= checkpoint.keys():
             self._seed = checkpoint[SEED_KEY]
             self._resumed_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-            # Before on_fit_start as well: a schedule that asks for the number of steps makes the data iterator, whose
-            # workers are given the order of the images at once.
+            # Also before on_fit_start: a learning rate schedule that needs the number of steps makes the data iterator,
+            # which draws the order of the images at once.
             self._seed_epoch(self._resumed_epoch)

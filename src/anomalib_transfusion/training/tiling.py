@@ -19,7 +19,7 @@ def check_tiler(tiler: Tiler, stride: int) -> None:
 
     Args:
         tiler: anomalib's tiler.
-        stride: What the sides of a tile must be multiples of.
+        stride: Number that the sides of a tile must be multiples of.
     """
     sides = (tiler.tile_size_h, tiler.tile_size_w)
     if not all(side > 0 and side % stride == 0 for side in sides):
@@ -44,19 +44,20 @@ def predict_tiles(
     previous_mask: torch.Tensor,
     timestep: torch.Tensor,
 ) -> Prediction:
-    """Run the network on the tiles of images, and put its predictions together; where tiles overlap, averaged.
+    """Run the network on the tiles of images, and merge its predictions; overlapping tiles are averaged.
 
     Args:
-        network: The network, of what follows; gives a named tuple of maps, ``(B, C, H, W)`` each.
+        network: Maps tiles of ``x_t`` and ``previous_mask``, and ``timestep``, to a named tuple of maps
+            ``(B, C, H, W)``.
         tiler: anomalib's tiler.
         x_t: Images in [-1, 1], ``(B, 3, H, W)``.
-        previous_mask: Masks of the step before, ``(B, 1, H, W)``.
+        previous_mask: Masks of the step before in {0, 1}, ``(B, 1, H, W)``.
         timestep: Timestep of each image, ``(B,)``.
 
     Returns:
-        Predictions for the whole images.
+        Predictions for the whole images, ``(B, C, H, W)`` each.
     """
-    # The tiler works in single precision whatever it is given.
+    # The tiler returns single precision whatever its input.
     tiles = tiler.tile(torch.cat((x_t, previous_mask), dim=1)).to(x_t.dtype)
     # All tiles of an image follow each other.
     timesteps = timestep.repeat_interleave(len(tiles) // len(x_t))

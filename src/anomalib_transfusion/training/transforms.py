@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transforms that take images out of [0, 1], found before a run starts."""
+"""Checks before a run that no transform takes images out of [0, 1]."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["check_augmentations", "check_pre_processor", "normalizations"]
 
 
 def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
-    """Find the transforms that normalise, at any depth of compositions.
+    """Find the transforms that normalize, also in nested compositions.
 
     Args:
         transform: A transform of torchvision (of either version) or of another library in its style, or several.
@@ -39,10 +39,10 @@ def normalizations(transform: Any) -> Iterator[Any]:  # noqa: ANN401
 
 
 def check_pre_processor(pre_processor: Any, model: str) -> None:  # noqa: ANN401
-    """Raise ValueError if a pre-processor normalises.
+    """Raise ValueError if a pre-processor normalizes.
 
     Args:
-        pre_processor: anomalib's pre-processor; one of another kind is left alone.
+        pre_processor: anomalib's pre-processor; objects of other classes are not checked.
         model: Name of the model that it is for.
     """
     transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
@@ -58,7 +58,7 @@ def check_augmentations(dataset: Any) -> None:  # noqa: ANN401
     """Raise ValueError if the augmentations of a data set take images out of [0, 1]; names the range.
 
     Args:
-        dataset: Data set of a run, with augmentations or a transform or without.
+        dataset: Data set of a run, which may have ``augmentations`` or a ``transform``.
     """
     for name in ("augmentations", "transform"):
         for transform in normalizations(getattr(dataset, name, None)):
@@ -74,7 +74,7 @@ def check_augmentations(dataset: Any) -> None:  # noqa: ANN401
 
 
 def _range_after(transform: Any) -> tuple[float, float]:  # noqa: ANN401
-    """Return the smallest and the largest value that a normalisation gives for images in [0, 1]; NaN where unknown."""
+    """Return the smallest and the largest value that a normalization gives for images in [0, 1]; NaN where unknown."""
     try:
         mean, std = (torch.as_tensor(getattr(transform, name), dtype=torch.float64) for name in ("mean", "std"))
     except (AttributeError, TypeError, ValueError, RuntimeError):

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Validation that costs little: rarely, and always after the last epoch.
+"""Rare validation: after a few epochs only, and always after the last.
 
-Validating runs the whole reverse process on every validation image. After each epoch, as Lightning's default is, that
-would cost several times the training.
+Validation runs the whole reverse process on every validation image. After each epoch, which is Lightning's default, it
+would take several times as long as the training itself.
 """
 
 import math
@@ -26,7 +26,7 @@ __all__ = ["RareValidation", "is_milestone", "num_epochs", "rare_validation", "t
 # A training step costs about as much as three forward passes: one forward, and a backward of twice its cost.
 PASSES_PER_TRAINING_IMAGE = 3
 SHARE_OF_TRAINING_TIME = 0.1
-# Values that are allowed and that nobody types.
+# Values that the trainer accepts but no user would choose, to recognize arguments that were not given.
 NEVER_TYPED: dict[str, int | str] = {
     "check_val_every_n_epoch": sys.maxsize,
     "val_check_interval": sys.maxsize,
@@ -37,10 +37,10 @@ NEVER_TYPED: dict[str, int | str] = {
 class RareValidation(Callback):
     """Chooses the epochs after which Lightning validates.
 
-    What the user's callbacks do at a number of epochs, they do at that number: see :mod:`monitors`.
+    Epochs after which the user's callbacks need a validation are among them: see :func:`~.monitors.demands`.
 
     Args:
-        passes: Network passes that validating one image takes.
+        passes: Number of network passes to validate one image.
     """
 
     def __init__(self, passes: float) -> None:
@@ -53,7 +53,7 @@ class RareValidation(Callback):
         self._of_engine: ModelCheckpoint | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Work out the interval from the sizes of the data sets."""
+        """Compute the interval from the sizes of the data sets."""
         del pl_module
         if not trainer.enable_validation:
             return
@@ -75,31 +75,31 @@ class RareValidation(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Tell Lightning, before it decides, whether this epoch is one to validate after."""
+        """Set the trainer's interval, before Lightning reads it, so that it validates after this epoch or not."""
         del pl_module, outputs, batch, batch_idx
         if self.interval is None:
             return
         if 0 < trainer.max_steps <= trainer.global_step:
-            # Lightning ends such a run without validating; a stop on request is validated.
+            # Lightning would end such a run without a validation, but validates after a requested stop.
             trainer.should_stop = True
         if self._demands is None or trainer.is_last_batch:
             self._look_at_monitors(trainer)
         epoch, last = trainer.current_epoch + 1, num_epochs(trainer)
-        # Counted back from the last epoch, so that it is one of them.
+        # Counted back from the last epoch, so that the last epoch is validated.
         due = trainer.should_stop or (epoch if math.isinf(last) else last - epoch) % self.interval == 0
         due = due or any(epoch % demand.interval == 0 for demand in self._demands or [])
-        # Lightning validates where this number divides the epoch's, counted from one.
+        # Lightning validates if this number divides the number of the epoch, counted from one.
         trainer.check_val_every_n_epoch = 1 if due else trainer.current_epoch + 2
         self._let_engine_save(after_each_epoch=due)
 
     def _look_at_monitors(self, trainer: Trainer) -> None:
-        """Find out what needs validations, and say how often there will be any."""
+        """Find the callbacks that need validations, and log once how often there will be one."""
         self._logged |= logged_in_training(trainer)
         if self._validated_step is None:
-            # Some callbacks, as that of the learning rate, write to the metrics themselves.
+            # Some callbacks, such as LearningRateMonitor, write to the metrics themselves.
             self._logged |= set(trainer.callback_metrics)
         first, self._demands = self._demands is None, demands(trainer, self._logged)
-        # After every epoch is what the trainer said anyway.
+        # A validation after every epoch is the trainer's default and needs no message.
         if not first or self.interval is None or self.interval == 1:
             return
         interval = min((demand.interval for demand in self._demands), default=self.interval)
@@ -119,18 +119,18 @@ class RareValidation(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember what was validated."""
+        """Remember the step that was validated."""
         del pl_module
         self._validated_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let what monitors, and therefore comes after this, act as where each epoch is validated."""
+        """Restore the interval of 1, so that monitoring callbacks, which run after this one, act after each epoch."""
         del pl_module
         if self.interval is not None:
             trainer.check_val_every_n_epoch = 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate if the training was ended after an epoch without: checkpoints need the last threshold."""
+        """Validate if the last epoch was not validated, because checkpoints need its threshold."""
         del pl_module
         if self.interval is None or self._validated_step == trainer.global_step:
             return
@@ -149,7 +149,7 @@ class RareValidation(Callback):
             rewrite(trainer, callback)
 
     def _let_engine_save(self, *, after_each_epoch: bool) -> None:
-        """Tell the engine's checkpoint whether to be written at the end of this epoch, or else after a validation."""
+        """Make the engine's checkpoint callback save at the end of each epoch, or else after validations."""
         if self._of_engine is not None:
             self._of_engine._save_on_train_epoch_end = after_each_epoch  # noqa: SLF001
 
@@ -174,8 +174,8 @@ def rare_validation(trainer: Trainer, typed: set[str], passes: float) -> list[Ca
 
     Args:
         trainer: Trainer before a training.
-        typed: What :func:`typed_by_user` found.
-        passes: Network passes that validating one image takes.
+        typed: Names of the trainer arguments that the user gave, as :func:`typed_by_user` returns them.
+        passes: Number of network passes to validate one image.
     """
     touched = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1
     if touched or not typed.isdisjoint(("check_val_every_n_epoch", "val_check_interval")):
@@ -184,10 +184,10 @@ def rare_validation(trainer: Trainer, typed: set[str], passes: float) -> list[Ca
 
 
 def validation_interval(cost: float, epochs: float) -> int:
-    """Return the smallest interval at which validation stays within its share of the training time.
+    """Return the smallest interval at which validation takes at most a tenth of the training time.
 
     Args:
-        cost: Cost of a validation in epochs of training.
+        cost: Time of a validation as a multiple of that of a training epoch, above 0.
         epochs: Length of the training in epochs; infinite where it is unknown.
 
     Returns:
@@ -245,11 +245,11 @@ def typed_by_user() -> set[str]:
     """Tell which of the trainer arguments in ``NEVER_TYPED`` the user gave, in code or on anomalib's command line.
 
     Lightning's trainer does not remember which of its arguments were given, and anomalib's command line passes them
-    all. So the callers are asked: the engine has what it was called with, and the command line parses what was typed
-    a second time, with defaults that nobody types.
+    all. So the callers on the stack are inspected: the engine keeps its arguments, and the command line parses its
+    arguments a second time with the defaults of ``NEVER_TYPED``.
 
     Returns:
-        Their names.
+        Names of the arguments.
     """
     from anomalib.cli.cli import AnomalibCLI
     from anomalib.cli.pipelines import pipeline_subcommands
@@ -261,7 +261,7 @@ def typed_by_user() -> set[str]:
         owner = frame.f_locals.get("self")
         if isinstance(owner, AnomalibCLI) and frame.f_code is AnomalibCLI.__init__.__code__:
             if owner.subcommand in pipeline_subcommands():
-                # A pipeline makes engines of its own: what they got is what was given.
+                # A pipeline makes its own engines, whose arguments are those that were given.
                 break
             return _typed_on_command_line(owner, frame.f_locals["args"])
         if isinstance(owner, Engine):
@@ -271,7 +271,7 @@ def typed_by_user() -> set[str]:
 
 
 def _typed_on_command_line(cli: Any, args: Any) -> set[str]:  # noqa: ANN401
-    """Parse the command line with other defaults, and tell which arguments did not keep them."""
+    """Parse the command line with the defaults of ``NEVER_TYPED``, and return the arguments that differ from them."""
     parser = cli.subcommand_parsers[cli.subcommand]
     defaults = {f"trainer.{name}": parser.get_default(f"trainer.{name}") for name in NEVER_TYPED}
     parser.set_defaults({f"trainer.{name}": value for name, value in NEVER_TYPED.items()})

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trainings on data modules that have no validation images."""
+"""Training with data modules that have no validation images."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ __all__ = ["WithoutValidation"]
 class WithoutValidation(Callback):
     """Lets a training go on without validation where a data module has no validation images.
 
-    anomalib's data modules have none with ``val_split_mode`` none, and their loaders end with an AttributeError.
+    With ``val_split_mode=none`` anomalib's data modules have none, and ``val_dataloader`` raises AttributeError.
     """
 
     def __init__(self) -> None:
         self._limit: int | float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave validation out of a training.
+        """Switch validation off in a training without validation images.
 
         Raises:
-            ValueError: If validation is all that was asked for, or the user asked for images that there are not.
+            ValueError: If the stage is validation, or ``val_split_mode`` is not ``none`` and yet there are no images.
         """
         del pl_module
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ class WithoutValidation(Callback):
 
 
 def _lacks_validation(datamodule: Any) -> bool:  # noqa: ANN401
-    """Tell whether a data module's loader asks for validation images that there are not."""
+    """Tell whether a data module's ``val_dataloader`` needs validation images that do not exist."""
     # Not above: it would be half imported where the models are imported first.
     from anomalib_transfusion.data.multi_category import MultiCategory
 

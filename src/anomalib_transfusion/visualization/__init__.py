@@ -3,7 +3,7 @@
 
 """The pictures of this plugin."""
 
-# First, so that the post-import hook of the plugin has run before our own modules are half imported.
+# First, so that the post-import hook of the plugin has run before our own modules are partially imported.
 import anomalib.models  # noqa: F401  # isort: skip
 
 from .film_strip import visualize_reverse_process

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``anomalib-transfusion explain`` does: film strips and animations of images in files."""
+"""The command ``anomalib-transfusion explain``: film strips and animations for image files."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .output_names import plain_path, tell_apart
 
 __all__ = ["explain_files"]
 
-# A film strip and an animation.
+# Suffixes of film strip and animation.
 SUFFIXES = (".png", ".gif")
 
 
@@ -38,12 +38,12 @@ def explain_files(
         checkpoint: Checkpoint of a training with a model of this plugin.
         output: Folder to write into, or the file for the only image.
         overwrite: Whether files may be replaced.
-        num_inference_steps: Network passes of a model that takes several, or ``None`` for as many as in the checkpoint.
-        device: Where the model runs, in PyTorch's words, or ``auto``.
-        options: As in :func:`visualize_reverse_process`.
+        num_inference_steps: Network passes, for models with this parameter; ``None`` for the checkpoint's number.
+        device: Device of the model as PyTorch names it, or ``auto``.
+        options: Passed to :func:`visualize_reverse_process`.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         FileExistsError: If a file exists and must not be replaced.
@@ -83,12 +83,12 @@ def _model_of(checkpoint: Path) -> Any:  # noqa: ANN401
     Raises:
         ValueError: If the file is damaged or holds code, or the checkpoint is that of another model.
     """
-    # Not above: both need all of anomalib, which is half imported while it loads its plugins.
+    # Imported here: both need all of anomalib, which is partially imported while it loads its plugins.
     from anomalib.models.components import AnomalibModule
 
     from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
 
-    # The names alone: the weights stay where they are.
+    # On the meta device: only names are needed, no weights are loaded.
     weights = list(map(str, WholeCheckpointIO().load_checkpoint(checkpoint, "meta").get("state_dict", {})))
     models = [model for model in AnomalibModule.__subclasses__() if hasattr(model, "weights_prefix")]
     for model in models:
@@ -102,7 +102,7 @@ def _model_of(checkpoint: Path) -> Any:  # noqa: ANN401
 
 
 def _find_device(device: str) -> torch.device:
-    """Return where the model runs: on an accelerator if there is one, unless told otherwise.
+    """Return the device of the model; ``auto`` is an accelerator if there is one, otherwise the CPU.
 
     Raises:
         ValueError: If there is no such device.
@@ -112,7 +112,7 @@ def _find_device(device: str) -> torch.device:
     try:
         torch.empty(1, device=device)
         return torch.device(device)
-    # What is raised depends on the device: RuntimeError, AssertionError, NotImplementedError, ...
+    # The exception depends on the device: RuntimeError, AssertionError, NotImplementedError, ...
     except Exception as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         msg = f"device={device!r} cannot be used ({reason}). Choose auto, cpu, cuda, mps or another that is there."
@@ -120,7 +120,7 @@ def _find_device(device: str) -> torch.device:
 
 
 def _find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the images among paths and in folders, each of them once.
+    """Return the given images and those in the given folders, each once.
 
     Raises:
         FileNotFoundError: If there is no such file, or no image in a folder.
@@ -161,7 +161,7 @@ def _plan(images: Sequence[Path], output: Path) -> list[list[Path]]:
             msg = f"--output {output} is one file, but there are {len(images)} images. Pass a folder instead."
             raise ValueError(msg)
         return [[output]]
-    # The folders below the one that all images share keep apart images of one name.
+    # Subfolders of the common folder are kept, which distinguishes images of the same name.
     shared = Path(os.path.commonpath([image.parent for image in images]))
     strips = tell_apart(images, lambda image: image.relative_to(shared).with_name(f"{image.stem}{SUFFIXES[0]}"))
     return [[output / strips[image].with_suffix(suffix) for suffix in SUFFIXES] for image in images]

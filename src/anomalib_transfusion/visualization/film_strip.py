@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a model comes to its result, as a film strip and as an animation."""
+"""Film strips and animations that show how a model arrives at its result."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 __all__ = ["Draw", "Moment", "Row", "check_output", "visualize_reverse_process"]
 
 Row = str
-"""Name of a row; each model has its own."""
+"""Name of a row of a film strip, such as ``image``; the rows depend on the model."""
 
 Draw = Callable[[torch.Tensor], Image.Image]
-"""Makes a picture of an image in [0, 1], ``(1, C, H, W)``."""
+"""Function that turns an image in [0, 1], ``(1, C, H, W)``, into a picture."""
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
 MAX_DURATION = 600
 # Enough for a smooth animation, and few enough for any number of timesteps.
 MAX_FRAMES = 40
-# The first and the last frame stay this many times as long as the others, so that one can look at them.
+# The first and the last frame are shown this many times as long as the others.
 HOLD = 6
 
 
 class Moment(NamedTuple):
-    """What is shown of one timestep, or of the result.
+    """Pictures of one timestep, or of the result.
 
     Attributes:
         timestep: The timestep; ``None`` for the result, which is always shown.
-        head: What stands above its column of the film strip.
-        caption: What stands under its frame of the animation.
-        panels: Its panels by the name of the row; rows of which it has nothing are absent.
+        head: Text above its column of the film strip.
+        caption: Text under its frame of the animation.
+        panels: Its pictures by the name of the row; rows without a picture are absent.
     """
 
     timestep: int | None
@@ -64,28 +64,28 @@ def visualize_reverse_process(
     panel_size: Annotated[int, Range(32, 2048, problem="is impossible; expected {least} to {most} pixels.")] = 160,
     duration: float = 5.0,
 ) -> Image.Image:
-    """Show how a model comes to its result on an image.
+    """Show how a model arrives at its result for an image.
 
-    Each column is a timestep, from the image as it is to the result; the rows are what the network saw and what it
-    predicted there. TransFusion makes the defects transparent step by step (paper Section 3.4, as in Figure 3), with
+    Each column is a timestep, from the image itself to the result; the rows are inputs and predictions of the network
+    at that timestep. TransFusion makes the defects transparent step by step (paper Section 3.4, as in Figure 3), with
     the rows ``image`` (x_t), ``mask`` (the probability M_t, white is 1), ``anomaly`` (the predicted anomaly appearance
-    inside of the mask, where the step takes it away; grey elsewhere) and ``normal`` (the predicted normal appearance).
+    inside of the mask, where the step removes it; gray elsewhere) and ``normal`` (the predicted normal appearance).
     DiffusionAD estimates the normal image from little and from much noise (paper Section III-B), with the rows
     ``image`` (with noise), ``estimate`` and ``map``. DRDC paints an image in disjoint parts, with the rows ``image``
     (what the denoiser is given of one part), ``mask`` (that part, white is hidden), ``painted`` (all parts),
     ``difference`` and ``map``. Of other models the result alone is shown.
 
     Args:
-        model: The model; its own pre-processor prepares the image. It is left in the mode in which it was.
+        model: The model; its own pre-processor prepares the image. Its training or evaluation mode is restored.
         image: An image file, a PIL image, or a tensor in [0, 1] of shape ``(3, H, W)``.
         output: Files to write, by their suffix: ``.png`` or ``.jpg`` for the film strip, ``.gif`` or ``.webp`` for an
-            animation of all timesteps, 40 at most. What exists is replaced.
-        columns: Number of timesteps in the film strip, 1 to 100, spread evenly over those of the model; the result is
-            one column more.
+            animation of all timesteps, 40 at most. Existing files are replaced.
+        columns: Number of timesteps in the film strip, 1 to 100, spread evenly over those of the model; the result
+            is an additional column.
         timesteps: The timesteps themselves, instead of their number.
-        rows: Which rows; all by default.
+        rows: Names of the rows to show; all by default.
         panel_size: The longer side of each panel in pixels, 32 to 2048; panels have the image's own aspect ratio.
-        duration: Seconds that the animation takes, up to 600.
+        duration: Length of the animation in seconds, above 0 and up to 600.
 
     Returns:
         The film strip, in RGB.
@@ -128,7 +128,7 @@ def visualize_reverse_process(
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work is done.
+    """Raise an error if a file cannot be written, before any work is done.
 
     Args:
         path: The file to write.
@@ -149,7 +149,7 @@ def check_output(path: Path) -> None:
 
 
 def _check_duration(duration: float) -> None:
-    """Raise ValueError, naming the value, if an animation cannot take so long."""
+    """Raise ValueError, naming the value, if the length of an animation is out of range."""
     if not 0 < duration <= MAX_DURATION:
         msg = (
             f"duration={duration} is impossible; expected more than 0 and at most {MAX_DURATION} seconds. Leave it out "
@@ -159,7 +159,7 @@ def _check_duration(duration: float) -> None:
 
 
 def _spread(passes: Sequence[int], number: int) -> list[int]:
-    """Return some of the timesteps, spread evenly, the first and the last among them."""
+    """Return evenly spread timesteps, including the first and the last."""
     number = min(number, len(passes))
     if number < 2:
         return list(passes[:number])
@@ -173,7 +173,7 @@ def _chosen(passes: Sequence[int], timesteps: Sequence[int]) -> list[int]:
         ValueError: If the model does not have one of them.
     """
     chosen = [t for t in timesteps if t in passes]
-    # TransFusion's result is x_0, which one may name or not.
+    # TransFusion's result is x_0, so that 0 may be among the timesteps.
     if not chosen or not {*timesteps} <= {*passes, 0}:
         msg = (
             f"timesteps={list(timesteps)} is impossible: this model's reverse process has the timesteps "
@@ -187,8 +187,8 @@ def _as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
     """Return an image in [0, 1], ``(3, H, W)``.
 
     Raises:
-        TypeError: If it is nothing that holds an image.
-        ValueError: If it cannot be read, or is no colour image.
+        TypeError: If it is no path, PIL image or tensor.
+        ValueError: If it cannot be read, or is no color image.
     """
     if isinstance(image, str | Path):
         image = read_image_file(image)
@@ -226,7 +226,7 @@ def _run(model: Any, image: torch.Tensor, timesteps: Container[int], panel_size:
 
 
 def _names_of_rows(moments: Sequence[Moment], rows: Sequence[Row] | None, names: Mapping[Row, str]) -> dict[Row, str]:
-    """Return what stands beside the rows that were asked for, all by default.
+    """Return the labels of the chosen rows, all by default.
 
     Raises:
         ValueError: If the model does not have one of them, or one is asked for twice.
@@ -245,7 +245,7 @@ def _names_of_rows(moments: Sequence[Moment], rows: Sequence[Row] | None, names:
 
 
 def _draw_strip(moments: Sequence[Moment], timesteps: Container[int], rows: Mapping[Row, str]) -> Image.Image:
-    """Draw one column for each timestep, and for the result, of which there is something to show."""
+    """Draw a column for each timestep and for the result, unless it has no picture in these rows."""
     chosen = [
         moment
         for moment in moments
@@ -259,7 +259,7 @@ def _draw_strip(moments: Sequence[Moment], timesteps: Container[int], rows: Mapp
 
 
 def _draw_frames(moments: Sequence[Moment], timesteps: Container[int], rows: Mapping[Row, str]) -> list[Image.Image]:
-    """Draw one frame for each timestep; what it lacks stays as it was, so that beside x_0 stand the predictions."""
+    """Draw a frame for each timestep; a missing picture is that of the frame before, as the predictions beside x_0."""
     frames = []
     panels: dict[Row, Image.Image] = {}
     for moment in moments:
@@ -271,12 +271,12 @@ def _draw_frames(moments: Sequence[Moment], timesteps: Container[int], rows: Map
 
 
 def _write_animation(partial: Path, path: Path, frames: list[Image.Image], duration: float) -> None:
-    """Write frames that are repeated for ever, the first and the last of them longer than the others."""
+    """Write an endless animation whose first and last frame are shown longer than the others."""
     short = 1000 * duration / (len(frames) - 2 + 2 * HOLD)
     durations = [round(HOLD * short), *[round(short)] * (len(frames) - 2), round(HOLD * short)][: len(frames)]
     file_format = ANIMATIONS[path.suffix.lower()]
     if file_format == "GIF":
-        # One palette for all: with one each, what does not change would flicker.
+        # One palette for all frames: with separate palettes, unchanged regions would flicker.
         film = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))
         for number, frame in enumerate(frames):
             film.paste(frame, (0, number * frame.height))

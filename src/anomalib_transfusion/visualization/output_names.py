@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the pictures of several images are written, so that each has a file of its own."""
+"""File names for the pictures of several images, so that no two images share a file."""
 
 import os
 import unicodedata
@@ -15,13 +15,13 @@ __all__ = ["as_one_name", "plain_path", "tell_apart"]
 
 
 def plain_path(path: str | Path) -> Path:
-    """Return a path without ``..``, as the file system follows it; other paths as they are.
+    """Resolve ``..`` in a path as the file system does; other paths are returned unchanged.
 
     Args:
         path: Path of an image.
 
     Returns:
-        The path; links that are not followed by ``..`` stay.
+        The path; symbolic links behind the last ``..`` are not resolved.
     """
     parts = Path(path).parts
     if ".." not in parts:
@@ -31,11 +31,11 @@ def plain_path(path: str | Path) -> Path:
 
 
 def tell_apart(images: Iterable[Path], place: Callable[[Path], PurePath]) -> dict[Path, PurePath]:
-    """Return where to write the picture of each image: in its usual place, or with more of the image's folders.
+    """Return a unique path for the picture of each image: the usual one, if needed with more of the image's folders.
 
-    As many folders are kept as it takes to tell images apart, also on file systems that take ``A.png`` and ``a.png``
-    for one name. Images of one folder whose pictures would have one name are told apart by a mark in it, all but the
-    first. Names that are too long are shortened.
+    Paths are also unique on file systems that do not distinguish ``A.png`` and ``a.png``. If pictures of images in the
+    same folder would have the same name, all but the first get a mark in their names. Names that are too long are
+    shortened.
 
     Args:
         images: The images, without ``..``; one that comes twice counts once.
@@ -71,18 +71,18 @@ def tell_apart(images: Iterable[Path], place: Callable[[Path], PurePath]) -> dic
 
 
 def as_one_name(*parts: str) -> str:
-    """Return what is the same for paths that some file system takes for one."""
+    """Return a key that is equal for paths that some file system does not distinguish."""
     return unicodedata.normalize("NFC", "/".join(parts)).casefold()
 
 
 def _folders(image: Path) -> list[str]:
-    """Return the names of the folders of an image, from the root; of a drive its letter."""
+    """Return the names of the folders of an image, from the root; a drive is its letter."""
     parts = [part.strip(":\\/") for part in Path(os.path.abspath(image)).parts[:-1]]  # noqa: PTH100
     return [part for part in parts if part]
 
 
 def _alike(images: Iterable[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
-    """Return the images in groups of one key."""
+    """Group the images by a key."""
     groups: dict[Hashable, list[Path]] = defaultdict(list)
     for image in images:
         groups[key(image)].append(image)

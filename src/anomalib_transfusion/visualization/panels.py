@@ -15,24 +15,24 @@ from torchvision.transforms.v2.functional import to_pil_image
 __all__ = ["RECONSTRUCTION", "TrainingPanels", "draw_table", "largest", "to_panel"]
 
 RECONSTRUCTION = "Reconstruction"
-"""Name of the panel in which a model shows images without their anomalies."""
+"""Name of the panel of reconstructions: images without their anomalies."""
 
 BACKGROUND = (255, 255, 255)
 INK = (30, 30, 30)
 MARGIN = 10
 GAP = 4
-# Of the line's height, which is also the size of the font.
+# Distance of lines as a multiple of the font size.
 LINE_SPACING = 1.3
 SMALLEST_FONT = 12
 LARGEST_FONT = 22
 
 
 class TrainingPanels(NamedTuple):
-    """What some samples of a training step are shown by.
+    """Images of some samples of a training step, as the table that shows them.
 
     Attributes:
-        columns: Images in [0, 1] for each column of a table, by its head, ``(N, C, H, W)`` each.
-        names: What stands at the left of each row.
+        columns: Images in [0, 1] for each column of the table, by its head, ``(N, C, H, W)`` each.
+        names: Text at the left of each row, one for each of the N samples.
     """
 
     columns: dict[str, torch.Tensor]
@@ -40,7 +40,7 @@ class TrainingPanels(NamedTuple):
 
 
 def largest(masks: torch.Tensor, number: int) -> torch.Tensor:
-    """Return which samples of a batch have the largest masks, in that order.
+    """Return the indices of the samples with the largest masks, in descending order of area.
 
     Args:
         masks: Masks in [0, 1], ``(B, 1, H, W)``.
@@ -57,13 +57,13 @@ def to_panel(image: torch.Tensor, size: tuple[int, int]) -> Image.Image:
     """Turn a tensor into a small picture.
 
     Args:
-        image: An image or mask in [0, 1], which is clipped to that, ``(3, H, W)`` or ``(1, H, W)``.
+        image: An image or mask, ``(3, H, W)`` or ``(1, H, W)``, which is clipped to [0, 1].
         size: Width and height of the picture in pixels.
 
     Returns:
         The picture, in RGB.
     """
-    # Rounded: to_pil_image cuts off what is behind the decimal point.
+    # Rounded here, because to_pil_image truncates.
     whole = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     return to_pil_image(whole).convert("RGB").resize(size, Image.Resampling.BILINEAR)
 
@@ -74,13 +74,13 @@ def draw_table(
     names: Sequence[str] | None = None,
     caption: str | None = None,
 ) -> Image.Image:
-    """Put panels of one size into a table.
+    """Arrange panels of the same size in a table.
 
     Args:
-        panels: Rows of panels; ``None`` leaves a place empty.
-        heads: What stands above each column.
-        names: What stands at the left of each row.
-        caption: What stands under the table.
+        panels: Rows of panels; ``None`` leaves a cell empty.
+        heads: Text above each column.
+        names: Text at the left of each row.
+        caption: Text under the table.
 
     Returns:
         The table. Rows and columns are as large as the panels, or as their names where these are larger.
@@ -126,8 +126,8 @@ def _write(
     anchor: str,
     align: str,
 ) -> None:
-    """Write text whose lines are as far apart as :func:`draw_table` reckons with."""
-    # Pillow puts a line's height plus this between two lines.
+    """Write text with the line distance that :func:`draw_table` assumes."""
+    # Pillow adds this to the height of a line.
     natural = draw.textbbox((0, 0), "A\nA", font=font, spacing=0)[3] - draw.textbbox((0, 0), "A", font=font)[3]
     spacing = round(font.size * LINE_SPACING) - natural
     draw.multiline_text(place, text, INK, font, anchor=anchor, align=align, spacing=spacing)
@@ -145,7 +145,7 @@ def _num_lines(text: str) -> int:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return matplotlib's font, which is there on every system and has Greek letters and subscripts."""
+    """Return the font that matplotlib ships, which has Greek letters and subscripts."""
     import matplotlib as mpl
 
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

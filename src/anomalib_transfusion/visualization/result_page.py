@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A page over the result sheets of a run, which a browser opens from the file system."""
+"""An HTML page to browse the result sheets of a run, without a server."""
 
 import json
 import math
@@ -21,17 +21,17 @@ PAGE = "index.html"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run says about an image.
+    """Result of a run for an image.
 
     Args:
         sheet (str): Path of its result sheet, relative to the page, with ``/``.
         kind (str): Kind of defect, or of good images: the name of the image's folder.
         score (float): Anomaly score, on the scale of the threshold.
         verdict (bool | None): Whether the model calls it defective; ``None`` without a threshold.
-        truth (bool | None): Whether it is labelled defective; ``None`` without a label.
+        truth (bool | None): Whether it is labeled defective; ``None`` without a label.
         size (tuple[int, int]): Width and height of the sheet in pixels, known when it is drawn.
-        parts (Sequence[tuple[int, int]]): Where the sheet may be cut into parts, from and to so many pixels.
-        category (str): Category of the image, where the data has several.
+        parts (Sequence[tuple[int, int]]): Left and right end in pixels of the parts that the sheet may be cut into.
+        category (str): Category of the image if the data has several.
     """
 
     sheet: str
@@ -45,7 +45,7 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """``false alarm``, ``miss``, ``defect found`` or ``good passed``; the verdict alone where no label is known."""
+        """``false alarm``, ``miss``, ``defect found`` or ``good passed``; without a label the verdict only."""
         if self.verdict is None:
             return ""
         if self.truth is None:
@@ -57,15 +57,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the head of the page says about a run.
+    """Facts about a run for the head of the page.
 
     Args:
         model (str): Name of the model.
         data (str): Name of the data set and its category.
         date (str): When the run ended.
         threshold (float | None): Score above which an image is called defective.
-        threshold_note (str): Where the threshold is from, or why there is none.
-        image_auroc (float | None): Image AUROC where it was measured.
+        threshold_note (str): Origin of the threshold, or why there is none.
+        image_auroc (float | None): Image AUROC if it was measured.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Summary:
     image_auroc: float | None = None
 
     def facts(self, results: Sequence[Result]) -> list[tuple[str, str]]:
-        """Return what the head of the page lists: names and values."""
+        """Return the names and values to list in the head of the page."""
         outcomes = [result.outcome for result in results]
         facts = [("Images", str(len(results)))]
         if any(result.truth is not None for result in results):
@@ -93,20 +93,20 @@ class Summary:
 
 
 def number(score: float) -> str:
-    """Return a score as it is shown everywhere."""
+    """Format a score for display."""
     return f"{score:#.4g}"
 
 
 def write_page(folder: Path, results: Sequence[Result], summary: Summary) -> Path:
-    """Write the page, whole or not at all, over one that is there.
+    """Write the page atomically; an existing page is replaced.
 
     Args:
         folder: Folder of the sheets.
-        results: What the run says about each image.
-        summary: What it says about itself.
+        results: Result for each image.
+        summary: Facts about the run.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         OSError: If it cannot be written; the message names it.
@@ -135,7 +135,7 @@ def write_page(folder: Path, results: Sequence[Result], summary: Summary) -> Pat
             for result in results
         ],
     }
-    # Inside of a script element, "<" is all that could end it.
+    # Inside of a script element, only "<" could end the element.
     embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     template = files(__package__).joinpath("result_page.html").read_text(encoding="utf-8")
     page = folder / PAGE

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A sheet for each image with all that the model says about it, and a page over all sheets of a run."""
+"""A result sheet for each image, and an HTML page to browse all sheets of a run."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,24 +35,23 @@ from .sheet_drawing import caption, difference_panel, halves, labelled, side_by_
 
 __all__ = ["ResultSheet"]
 
-# What browsers show; sheets of images in other formats are PNG.
+# Formats that browsers show; sheets of images in other formats are PNG.
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 NAMES = {"gt_mask": "Ground truth", "pred_mask": "Predicted mask", "anomaly_map": "Anomaly map"}
 
 
 class ResultSheet(ImageVisualizer):
-    """anomalib's image visualizer with verdict, reconstruction and difference, and a page over all sheets.
+    """anomalib's image visualizer with verdict, reconstruction and difference, and a page to browse all sheets.
 
-    It takes the parameters of :class:`anomalib.visualization.ImageVisualizer`. What a model keeps of the batch that it
-    evaluated last in an attribute ``panels``, images in [0, 1] by name, is shown too, and the difference of image and
-    ``Reconstruction`` where there is one. Without
-    ``output_dir`` the sheets go to the folder ``images`` of the run, those of predictions to its folder
-    ``predictions``, and the page ``index.html`` with them.
+    The parameters are those of :class:`anomalib.visualization.ImageVisualizer`. If a model has an attribute ``panels``,
+    images of the last batch in [0, 1] by name, these are shown as well, and the difference of image and
+    ``Reconstruction`` if that is among them. Without ``output_dir`` the sheets and the page ``index.html`` go to the
+    folder ``images`` of the run, and those of predictions to ``images/predictions``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        # By sheet, of the run that is under way: an image that comes twice is listed once.
+        # Results of the current run by sheet, so that an image that occurs twice is listed once.
         self._results: dict[str, Result] = {}
         self._places: dict[Path, PurePath] = {}
         self._claimed: set[str] = set()
@@ -62,10 +61,10 @@ class ResultSheet(ImageVisualizer):
 
         Args:
             item: Image with predictions.
-            shown: What the model shows of it in [0, 1] by name, ``(C, H, W)`` each.
+            shown: Images of the model's ``panels`` in [0, 1] by name, ``(C, H, W)`` each.
 
         Returns:
-            The panels; none where anomalib's visualizer finds nothing to draw.
+            The panels; an empty list if anomalib's visualizer draws nothing.
         """
         width, height = self.field_size
         drawn = visualize_image_item(
@@ -104,12 +103,12 @@ class ResultSheet(ImageVisualizer):
         for base, overlays in self.overlay_fields:
             shown = [name(field) for field in overlays if there(field)]
             if there(base):
-                # What lies over the image is what the panel is for.
+                # A panel is named after the overlays alone if they lie over the image.
                 names.append(" + ".join(shown if base == "image" and shown else [name(base), *shown]))
         return names
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the run before, and decide where the sheets of this one go."""
+        """Reset the results, and choose the paths of the sheets of this run."""
         del pl_module
         self._results = {}
         name, categories = getattr(getattr(trainer, "datamodule", None), "name", None), categories_of_images(trainer)
@@ -124,7 +123,7 @@ class ResultSheet(ImageVisualizer):
         self._claimed = {as_one_name(*place.parts) for place in self._places.values()}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the run before."""
+        """Reset the results, and choose the paths of the sheets of this run."""
         self.on_test_start(trainer, pl_module)
 
     def on_test_batch_end(  # type: ignore[override]
@@ -136,12 +135,12 @@ class ResultSheet(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the sheets of a batch, in the folders that the images have in their data set."""
+        """Write the sheets of a batch, in folders named as in the data set."""
         del outputs, batch_idx, dataloader_idx
         folder = self._folder(trainer)
         threshold, _ = threshold_of(pl_module)
         for item, panels in self._drawn(batch, getattr(pl_module, "panels", {})):
-            # An image that is in no file has a number.
+            # An image without a file is named by a number.
             unnamed = f"image_{trainer.global_rank}_{len(self._results):05}"
             place = self._place(plain_path(item.image_path or unnamed), trainer)
             filename = folder / place
@@ -161,7 +160,7 @@ class ResultSheet(ImageVisualizer):
                 above = caption(parts[0][1], self.field_size[1], result, threshold, self.text_config.get("font"))
             sheet = side_by_side(panels, above)
             with written_whole(filename) as partial:
-                # The quality is for the formats that lose some; the others ignore it.
+                # The quality applies to lossy formats; others ignore it.
                 sheet.save(partial, format=Image.registered_extensions()[filename.suffix.lower()], quality=92)
             self._results[result.sheet] = replace(result, size=sheet.size, parts=parts)
 
@@ -170,7 +169,7 @@ class ResultSheet(ImageVisualizer):
         batch: ImageBatch,
         shown: Mapping[str, torch.Tensor],
     ) -> Iterator[tuple[ImageItem, list[Image.Image]]]:
-        """Yield the images of a batch of which there is something to draw, and their panels."""
+        """Yield the images of a batch that have panels to draw, with these panels."""
         for number, item in enumerate(batch):
             if panels := self.panels(item, {name: images[number] for name, images in shown.items()}):
                 yield item, panels
@@ -187,7 +186,7 @@ class ResultSheet(ImageVisualizer):
         threshold, note = threshold_of(pl_module)
         note = note_by_category(trainer, results.values()) or note
         auroc = trainer.callback_metrics.get("image_AUROC") if trainer.testing else None
-        # Of images of one kind there is none, whatever a metric says.
+        # AUROC is undefined for images of one class, whatever the metric returns.
         measured = auroc is not None and {True, False} <= {result.truth for result in results.values()}
         summary = Summary(
             model=type(pl_module).__name__,
@@ -206,9 +205,9 @@ class ResultSheet(ImageVisualizer):
         self.on_test_end(trainer, pl_module)
 
     def _place(self, image: Path, trainer: Trainer) -> PurePath:
-        """Return where the sheet of an image goes, relative to the folder of the sheets."""
+        """Return the path of an image's sheet, relative to the folder of the sheets."""
         if image not in self._places:
-            # Of a data set that does not tell its files beforehand. What other processes write is not known here.
+            # The data set did not list its files beforehand, and the names that other processes use are unknown.
             place = usual_place(image, trainer)
             if trainer.world_size > 1 or as_one_name(*place.parts) in self._claimed:
                 place = place.with_name(marked_name(place.name, str(image)))
@@ -226,7 +225,7 @@ class ResultSheet(ImageVisualizer):
 
 
 def categories_of_images(trainer: Trainer) -> dict[Path, str]:
-    """Return the category of each test image, where the data has several.
+    """Return the category of each test image; an empty dictionary if the data has no categories.
 
     Args:
         trainer: Trainer of the run.
@@ -238,14 +237,14 @@ def categories_of_images(trainer: Trainer) -> dict[Path, str]:
 
 
 def usual_place(image: Path, trainer: Trainer) -> PurePath:
-    """Return where anomalib puts the picture of an image, relative to the folder of the pictures.
+    """Return anomalib's path for the picture of an image, relative to the folder of the pictures.
 
     Args:
         image: The image.
         trainer: Trainer of the run.
 
     Returns:
-        The place; PNG where browsers do not show the image's format.
+        The path; with the suffix ``.png`` added if browsers do not show the image's format.
     """
     datamodule = getattr(trainer, "datamodule", None)
     place = generate_output_filename(
@@ -266,15 +265,15 @@ def data_name(trainer: Trainer, results: Iterable[Result]) -> str:
 
 
 def note_by_category(trainer: Trainer, results: Iterable[Result]) -> str:
-    """Return a sentence about the thresholds, where categories have their own; otherwise nothing.
+    """Return a sentence about the thresholds of categories; an empty text if they have no thresholds of their own.
 
     Args:
         trainer: Trainer of the run.
-        results: What the run says about each image.
+        results: Result for each image.
     """
     categories = sorted({result.category for result in results})
     found = {name: applied for name in categories if (applied := applied_post_processor(trainer, name)) is not None}
-    # Without normalisation, anomalib compares the scores of all images with one number.
+    # Without normalization, anomalib compares the scores of all images with one number.
     if not any(getattr(applied, "enable_normalization", False) for applied in found.values()):
         return ""
     listed = ", ".join(f"{category} {float(applied.image_threshold):#.4g}" for category, applied in found.items())
@@ -289,7 +288,7 @@ def threshold_of(model: LightningModule) -> tuple[float | None, str]:
         model: Model with anomalib's post-processor, or without one.
 
     Returns:
-        The threshold, or ``None`` where the model compares with none.
+        The threshold, or ``None`` if the model applies none, and the sentence.
     """
     post_processor = getattr(model, "post_processor", None)
     if not isinstance(post_processor, PostProcessor):

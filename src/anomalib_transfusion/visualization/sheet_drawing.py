@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What anomalib's visualizer does not draw: labels that fit, a line with the verdict, and the difference."""
+"""Parts of a result sheet that anomalib's visualizer lacks: fitted labels, a line with the verdict, the difference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ REMARKS = {
 
 
 def difference_panel(image: torch.Tensor, reconstruction: torch.Tensor) -> Image.Image:
-    """Draw image minus reconstruction: grey where they are equal, the same scale in every sheet.
+    """Draw image minus reconstruction: gray where they are equal, with the same scale in every sheet.
 
     Args:
         image: Image in [0, 1], ``(3, H, W)``.
@@ -42,12 +42,12 @@ def difference_panel(image: torch.Tensor, reconstruction: torch.Tensor) -> Image
 
 
 def fitted_font(text: str, width: int, largest: int, font: str | None = None) -> int:
-    """Return the largest size at which a text is not wider than so many pixels.
+    """Return the largest font size at which a text fits into a width.
 
     Args:
-        text: One line.
-        width: Pixels that it may take.
-        largest: Size that is not exceeded.
+        text: One line of text.
+        width: Largest width of the text in pixels.
+        largest: Largest font size.
         font: Font file, as in anomalib's ``text_config``.
 
     Returns:
@@ -60,7 +60,7 @@ def fitted_font(text: str, width: int, largest: int, font: str | None = None) ->
 
 
 def labelled(panel: Image.Image, text: str, text_config: dict[str, Any]) -> Image.Image:
-    """Write the name of a panel above it, where it covers no defect.
+    """Write the name of a panel above it, so that it covers no defect.
 
     Args:
         panel: Image.
@@ -78,7 +78,7 @@ def labelled(panel: Image.Image, text: str, text_config: dict[str, Any]) -> Imag
     config = {**text_config, "size": size}
     if "position" in config:
         return add_text_to_image(panel, text, **config)
-    # A box behind the text serves over an image; in a plain strip only one that the user chose does.
+    # In the plain strip above the panel, text has a background only if the user chose one.
     if config.get("background") == DEFAULT_TEXT_CONFIG["background"]:
         config["background"] = None
     colour = config.get("color", "white")
@@ -95,8 +95,8 @@ def caption(width: int, height: int, result: Result, threshold: float | None, fo
 
     Args:
         width: Width in pixels.
-        height: Height of a panel, which the size of the text follows.
-        result: What the run says about the image.
+        height: Height of a panel in pixels, which determines the font size.
+        result: Result of the run for the image.
         threshold: Score above which an image is called defective, if there is one.
         font: Font file, as in anomalib's ``text_config``.
 
@@ -120,11 +120,11 @@ def caption(width: int, height: int, result: Result, threshold: float | None, fo
 
 
 def side_by_side(panels: Sequence[Image.Image], above: Image.Image | None = None) -> Image.Image:
-    """Put panels beside each other, aligned below.
+    """Put panels beside each other, aligned at the bottom.
 
     Args:
-        panels: Images.
-        above: What is written above them.
+        panels: The panels.
+        above: Picture of the line above them.
 
     Returns:
         The sheet.
@@ -142,7 +142,7 @@ def side_by_side(panels: Sequence[Image.Image], above: Image.Image | None = None
 
 
 def halves(panels: Sequence[Image.Image]) -> list[tuple[int, int]]:
-    """Return from where to where the left and the right half of the panels go, in pixels."""
+    """Return the left and right end in pixels of the left and the right half of the panels."""
     middle = (len(panels) + 1) // 2
     split = _width(panels[:middle])
     return [(0, split), (split + GAP, _width(panels))] if middle < len(panels) else [(0, split)]

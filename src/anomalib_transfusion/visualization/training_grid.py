@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A picture now and then of what the network makes of the synthetic anomalies that it is trained on."""
+"""Pictures of the network's predictions for the synthetic anomalies that it is trained on."""
 
 import math
 from pathlib import Path
@@ -26,19 +26,19 @@ PANEL_SIZE = 128
 
 
 class TrainingGrid(Callback):
-    """Draws a few samples of a training step, as the model's ``training_panels`` show them.
+    """Callback that draws a few samples of a training step, from the model's ``training_panels``.
 
     The models of this plugin add it to every training by themselves, unless ``visualizer=False``. The samples are those
     of the last full batch of an epoch, with the prediction that the step makes anyway: nothing is computed or drawn at
     random for it. The pictures go to the folder ``images/training`` of the run, and to the loggers that take images:
-    anomalib's (comet, MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Others, as that for CSV files, get
-    none. Of several processes the first one draws.
+    anomalib's (comet, MLflow, TensorBoard, W&B) and Lightning's for TensorBoard. Other loggers, such as that for CSV
+    files, get none. Of several processes only the first one draws.
 
     Args:
-        every_n_epochs: After how many epochs to draw, beside the first and the last one. ``None`` gives about ten
-            pictures, or pictures after 1, 2, 4, 8, ... epochs where only time limits the training.
-        num_samples: How many samples to draw, those with an anomaly first.
-        output_dir: Folder to write into instead.
+        every_n_epochs: Interval of the pictures in epochs, besides those of the first and last epoch. ``None`` gives
+            about ten pictures, or pictures after 1, 2, 4, 8, ... epochs if only time limits the training.
+        num_samples: Number of samples to draw, those with an anomaly first.
+        output_dir: Folder to write into instead of that of the run.
 
     Raises:
         ValueError: If a number is not positive.
@@ -85,7 +85,7 @@ class TrainingGrid(Callback):
             with written_whole(self._folder(trainer) / name) as partial:
                 grid.save(partial, format="PNG")
         except OSError as error:
-            # No reason to end a training of days, and the other processes would wait for this one.
+            # Not worth ending a training of days; and the other processes would wait for this one.
             rank_zero_warn(f"The training goes on without a picture: {error}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -110,7 +110,7 @@ class TrainingGrid(Callback):
 
 
 def _last_full_batch(trainer: Trainer) -> int:
-    """Return the number of the last batch of an epoch but one, since the last may be small; the first where unknown."""
+    """Return the index of the last batch but one, since the last may be small; 0 if their number is unknown."""
     batches = trainer.num_training_batches
     return max(0, int(batches) - 2) if math.isfinite(batches) else 0
 

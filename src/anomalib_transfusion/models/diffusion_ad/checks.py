@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parameters of DiffusionAD that are not what its diffusion and evaluation can work with."""
+"""Checks of DiffusionAD's noise scales and guidance weight."""
 
 import warnings
 from typing import Literal
@@ -21,7 +21,7 @@ def check_scales(
     small_timestep: int,
     big_timestep: int,
 ) -> None:
-    """Raise ValueError, naming the value, if the noise scales have no timesteps or the wrong order."""
+    """Raise ValueError, naming the value, if a noise scale is empty, or a timestep out of range or order."""
     if not 1 <= scale_split < timesteps:
         msg = (
             f"scale_split={scale_split} leaves one of the noise scales without a timestep; expected 1 to "
@@ -44,11 +44,11 @@ def check_scales(
 
 
 def warn_of_extrapolation(table: Rates, weight: float, timestep: int) -> None:
-    """Warn where the guidance moves an estimate beyond its guide.
+    """Warn if the guidance extrapolates: if it moves an estimate beyond its guide.
 
     Args:
-        table: Rates of all timesteps.
-        weight: Weight of the guidance.
+        table: Rates of all timesteps, ``(T,)`` each.
+        weight: Weight w of the guidance.
         timestep: The largest timestep of the small scale.
     """
     full = table.noise[timestep].square().item()

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One-step denoising as the columns of a film strip: the noise scales, and what becomes of them (Section III-B)."""
+"""One-step denoising as a film strip: a column for each noise scale and one for the result (paper Section III-B)."""
 
 from collections.abc import Container
 
@@ -36,8 +36,8 @@ def moments_of(
         draw: Makes a picture of an image in [0, 1], ``(1, C, H, W)``.
 
     Returns:
-        The scales, the small one first: the image with noise, and the estimate from it. Then the result: the image, the
-        estimate that the big scale has guided, with the share g of the guide in it, and the map.
+        The noise scales, the small one first: the noised image and the estimate from it. Then the result: the image,
+        the guided reconstruction, with the share g of the guide in it, and the anomaly map.
     """
     predictions, denoised = model.predict(images)
     moments = []

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""DiffusionAD for anomalib's engine: its parameters, its training step and what it evaluates images to."""
+"""DiffusionAD for anomalib's engine: its parameters, training step and evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
     Args:
         timesteps: Number of timesteps T of the diffusion process, up to 10,000.
         schedule: Noise schedule, ``linear`` (published) or ``cosine``.
-        noise_scales: Noise that the image is reconstructed from: ``both`` scales, the big one guiding the small one, or
+        noise_scales: Noise scales that the image is reconstructed from: ``both``, the big one guiding the small one, or
             ``small`` or ``big`` alone, which takes one pass of the network instead of two.
         scale_split: In training, timesteps below it are the small scale, the others the big one.
         small_timestep: Timestep of the small scale at test time.
@@ -54,36 +54,39 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
             as published: maps then change from run to run.
         score_pixels: Number of the largest pixels of a map whose mean is the image's score.
         base_channels: Channels of the reconstruction network at the highest resolution, a multiple of ``num_groups``.
-        channel_multipliers: Channels of each of its levels as multiples of ``base_channels``, highest resolution first;
-            the first is 1.
-        num_blocks: Its residual blocks a level.
-        attention_levels: Its levels with attention; negative ones count from the lowest resolution.
-        num_heads: Heads of its attention.
-        num_groups: Groups of its group normalisation.
+        channel_multipliers: Channels of each level of the reconstruction network as multiples of ``base_channels``,
+            highest resolution first; the first is 1.
+        num_blocks: Number of residual blocks in each level of the reconstruction network.
+        attention_levels: Levels of the reconstruction network with attention; negative ones count from the lowest
+            resolution.
+        num_heads: Number of attention heads of the reconstruction network.
+        num_groups: Number of groups for group normalization in the reconstruction network.
         segmentation_width: Channels of the segmentation network at the highest resolution.
         checkpointing: Whether training saves memory by running the reconstruction network's stages a second time in the
             backward pass; results do not change.
         noise_weight: Weight of the noise loss, a mean over both scales and the normal samples (the paper's). The
-            published code sums over the scales: 2.
+            published code sums over the scales, which is a weight of 2.
         focal_weight: Weight of the focal loss of the mask.
         smooth_l1_weight: Weight of the smooth L1 loss of the mask.
         focal_alpha: Factor of the focal loss, the same for both classes.
         focal_gamma: Exponent of the focal loss.
         focal_from_logits: Whether the focal loss is computed from logits, so that a pixel that is wrong with certainty
-            has a gradient. ``False`` for probabilities, as published.
-        product_kind: Kind of product: anomalies of a ``texture`` take photographs alone, those of an ``object`` the
-            image itself, too. ``auto`` goes by the name of the category, as published; other names are objects.
+            has a gradient. ``False`` computes it from probabilities, as published.
+        product_kind: Kind of product: anomalies on a ``texture`` are made of photographs alone, those on an ``object``
+            also of the image itself. ``auto`` chooses by the name of the category, as published; unknown names are
+            objects.
         anomalous_share: Share of the training samples with an anomaly, in [0, 1].
         exact_share: Whether each batch has this share of anomalies. Otherwise each sample has one with this
             probability, as published; a small batch is then often without normal samples.
-        max_perlin_scale: Synthetic anomalies are cut out of noise with at most ``2 ** max_perlin_scale`` cells an axis.
-        mask_attempts: Number of times that an empty mask is drawn at most.
-        image_share: Smallest and largest share of the normal image inside of an anomaly, in [0, 1].
+        max_perlin_scale: Masks of synthetic anomalies are thresholded Perlin noise with at most
+            ``2 ** max_perlin_scale`` cells along an axis.
+        mask_attempts: Largest number of times that a mask is drawn until it is not empty.
+        image_share: Smallest and largest share with which the normal image is blended into an anomaly, in [0, 1].
         learning_rate: Learning rate of Adam for the reconstruction network.
         segmentation_learning_rate: Learning rate of Adam for the segmentation network.
-        segmentation_schedule: Course of that rate: ``constant``, ``cosine`` down to 0 over the training, or ``swing``:
-            down to 0 and up again every 20 steps, as published.
-        shared: As of :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
+        segmentation_schedule: Schedule of ``segmentation_learning_rate``: ``constant``, ``cosine`` down to 0 over the
+            training, or ``swing``: down to 0 and up again every 20 steps, as published.
+        shared: Parameters of :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -187,7 +190,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         return model
 
     def on_fit_start(self) -> None:
-        """Choose the anomalies of the kind of product, read their sources, and seed the first epoch."""
+        """Choose the kind of product, set up textures and foreground masks, and seed the first epoch."""
         self.sampler.choose_kind(getattr(getattr(self.trainer, "datamodule", None), "category", None))
         super().on_fit_start()
 
@@ -202,7 +205,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         return self.loss(prediction, sample.target)
 
     def evaluate(self, images: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
-        """Denoise a batch and compare; its panels are the guided reconstruction and those of the noise scales."""
+        """Reconstruct and segment a batch; its panels are the guided reconstruction and both estimates."""
         with torch.no_grad():
             predictions, denoised = self.model.predict(images)
         panels = {RECONSTRUCTION: denoised.reconstruction}
@@ -217,7 +220,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
 
     @property
     def evaluation_passes(self) -> float:
-        """Passes of both networks, of which a training step takes about three."""
+        """Number of times that both networks run to evaluate an image: once for each noise image."""
         return self.model.noise_draws
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -13,7 +13,7 @@ from anomalib_transfusion.checks import Range, check_arguments, check_shape
 
 __all__ = ["DiffusionADLoss", "LossTerms", "Prediction", "Target", "cross_entropy", "focal_loss", "noise_loss"]
 
-# Logarithms of probabilities are not taken below this, as in torch's binary cross entropy.
+# Lower bound of logarithms of probabilities, as in torch's binary cross entropy.
 MIN_LOG = -100.0
 
 Weight = Annotated[
@@ -27,7 +27,7 @@ Gamma = Annotated[
 
 
 class Prediction(NamedTuple):
-    """What the two networks predict for a training batch.
+    """Predictions of the two networks for a training batch.
 
     Attributes:
         noise: Noise at each of S scales, ``(S, B, 3, H, W)``.
@@ -41,7 +41,7 @@ class Prediction(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The truth behind a training batch.
+    """Ground truth for a training batch.
 
     Attributes:
         noise: The noise that was added at each of S scales, ``(S, B, 3, H, W)``.
@@ -71,7 +71,7 @@ class LossTerms(NamedTuple):
 
 
 def noise_loss(prediction: Tensor, noise: Tensor, label: Tensor) -> Tensor:
-    """Return the mean squared error of the predicted noise, averaged over scales and over normal samples.
+    """Return the mean squared error of the predicted noise over scales and normal samples (paper Section III-D).
 
     Args:
         prediction: Predicted noise, ``(S, B, 3, H, W)``.
@@ -87,13 +87,13 @@ def noise_loss(prediction: Tensor, noise: Tensor, label: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, from_logits: bool) -> Tensor:
-    """Return the binary cross entropy of each pixel, for soft targets as well; logarithms are at least -100.
+    """Return the binary cross entropy of each pixel, also for soft targets; logarithms are clamped at -100.
 
     Args:
         logits: Logits of any shape.
         target: Targets in [0, 1] of the same shape.
-        from_logits: Whether it is computed from the logits. From probabilities in single precision, as published, a
-            pixel that is wrong with a logit above 17 has a loss of 100 and no gradient.
+        from_logits: Whether it is computed from logits. If it is computed from probabilities in single precision, as
+            published, a wrong pixel with a logit above 17 has a loss of 100 and no gradient.
 
     Returns:
         The cross entropy, of the same shape.
@@ -108,30 +108,30 @@ def focal_loss(entropy: Tensor, alpha: float, gamma: float) -> Tensor:
     """Return alpha (1 - p)^gamma CE of each pixel, with the cross entropy CE and p = exp(-CE) (Lin et al. 2017).
 
     Args:
-        entropy: Cross entropy, of any shape.
+        entropy: Cross entropy CE, of any shape.
         alpha: Factor of both classes.
-        gamma: Exponent that takes weight from what is right already.
+        gamma: Exponent, which lowers the weight of pixels that are predicted well.
 
     Returns:
         The loss, of the same shape.
     """
-    # 1 - exp(-x) without cancellation; above zero, where powers below 1 have no gradient.
+    # expm1 avoids the cancellation in 1 - exp(-x). The clamp keeps the gradient finite for exponents below 1.
     return alpha * (-torch.expm1(-entropy)).clamp(min=1e-8).pow(gamma) * entropy
 
 
 class DiffusionADLoss(nn.Module):
-    """The loss of DiffusionAD. A weight of zero switches a term off.
+    """The loss of DiffusionAD (paper Section III-D). A weight of zero switches a term off.
 
     Args:
         noise_weight: Weight of the noise loss, which is averaged over the two scales, as in the paper, and over the
-            normal samples. The published code sums over the scales: 2. With half of a batch normal, 0.5 is a mean over
-            the whole batch.
+            normal samples, at least 0. The published code sums over the scales, which is a weight of 2. If half of the
+            batch is normal, 0.5 makes it a mean over the whole batch.
         focal_weight: Weight of the focal loss, at least 0.
         smooth_l1_weight: Weight of the smooth L1 loss of the mask, at least 0.
         focal_alpha: Factor of the focal loss, the same for both classes, above 0.
         focal_gamma: Exponent of the focal loss, from 0 to 10.
         focal_from_logits: Whether the focal loss is computed from logits, so that a pixel that is wrong with certainty
-            has a gradient. ``False`` for probabilities, as published.
+            has a gradient. ``False`` computes it from probabilities, as published.
 
     Raises:
         TypeError: If a parameter is no number.
@@ -171,14 +171,14 @@ class DiffusionADLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            prediction: What the networks predict.
-            target: The truth.
+            prediction: Predictions of the networks.
+            target: Ground truth.
 
         Returns:
             The loss and its terms.
 
         Raises:
-            ValueError: If a tensor has another shape.
+            ValueError: If the shape of a tensor does not fit the predicted noise.
         """
         scales, batch, _, *size = prediction.noise.shape
         check_shape("The Target's noise", target.noise, scales, batch, 3, *size)

@@ -4,7 +4,7 @@
 """The authors' checkpoints of DiffusionAD: reading them, inferring the networks from them, and writing them.
 
 The published implementation saves a dictionary with the state dicts of both networks, the epoch and the settings of the
-run. Its keys number the blocks of the U-Net's encoder (``down``) and decoder (``up``) in one row.
+run. In its keys, the modules of the U-Net's encoder (``down``) and decoder (``up``) are numbered consecutively.
 """
 
 from collections import OrderedDict, defaultdict
@@ -28,9 +28,9 @@ __all__ = ["OfficialCheckpoint", "export_official", "import_official", "infer_ar
 
 UNET = "unet_model_state_dict"
 SEGMENTATION = "seg_model_state_dict"
-# In a file of tensors alone.
+# Prefixes of the keys in a safetensors file.
 PREFIXES = {UNET: "unet.", SEGMENTATION: "seg."}
-# The published code has no other numbers, and no checkpoint tells them.
+# Fixed in the published code, and not stored in its checkpoints.
 OFFICIAL_HEADS = 4
 OFFICIAL_GROUPS = 32
 
@@ -54,12 +54,12 @@ _DECODER_NAMES = ("_b", "1", "2", "3", "4")
 
 
 class OfficialCheckpoint(NamedTuple):
-    """What the authors' code saves.
+    """Content of a checkpoint of the authors' code.
 
     Attributes:
         unet: State dict of the reconstruction network under the authors' keys.
         segmentation: State dict of the segmentation network under the authors' keys.
-        epoch: Number of epochs that they were trained for; ``None`` if the file does not say.
+        epoch: Number of epochs that the networks were trained for; ``None`` if the file lacks it.
         arguments: Settings of the run.
     """
 
@@ -73,7 +73,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     """Read a checkpoint that the authors' code saved, without running code from it.
 
     Args:
-        path: The file; or a file of tensors in the safetensors format, whose keys begin with ``unet.`` and ``seg.``.
+        path: The pickled checkpoint, or a safetensors file with the keys prefixed by ``unet.`` and ``seg.``.
 
     Returns:
         The checkpoint.
@@ -88,7 +88,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
         raise FileNotFoundError(msg)
     try:
         content = _read_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    # A damaged pickle raises whatever its bytes happen to stand for.
+    # A damaged pickle can raise any exception.
     except Exception as error:
         msg = (
             f"{path} could not be read as a checkpoint of the authors' code ({reason_of(error)}). It may be truncated, "
@@ -112,20 +112,20 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
 
 
 def _read_pickle(path: Path) -> Any:  # noqa: ANN401
-    """Read a pickled checkpoint: tensors, and settings in a defaultdict of empty texts."""
-    # Torch's reader of weights fills ordinary dictionaries alone, so that one of these stands in; str is its default.
+    """Read a pickled checkpoint: tensors, and settings in a ``defaultdict(str)``."""
+    # Torch's reader cannot fill a defaultdict, so an OrderedDict replaces it; str is its pickled default factory.
     allowed = [(_no_default, "collections.defaultdict"), (str, "builtins.str")]
     with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _no_default(_: Any = None) -> OrderedDict[str, Any]:  # noqa: ANN401
-    """Return a dictionary without a default, in place of one with it."""
+    """Return an empty dictionary in place of a ``defaultdict``, whose default factory is ignored."""
     return OrderedDict()
 
 
 def _read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Read a file of tensors, whose keys begin with the network's name."""
+    """Read a safetensors file, whose keys begin with the network's name, into one state dict for each network."""
     tensors = load_file(path)
     parts: dict[str, dict[str, Tensor]] = {
         name: {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
@@ -140,7 +140,7 @@ def _is_state_dict(value: Any) -> bool:  # noqa: ANN401
 
 
 def infer_architecture(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
-    """Infer the networks from the keys and shapes of a checkpoint.
+    """Infer the parameters of the networks from the keys and shapes of a checkpoint.
 
     Args:
         checkpoint: The checkpoint.
@@ -167,7 +167,7 @@ def infer_architecture(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
     ]
     levels = len(doubling) + 1
     num_blocks = doubling[0] if doubling else stages - 1
-    # In the encoder there is one module more a level, which halves the resolution; the last level has none.
+    # Each level of the encoder but the last has one more module, which halves the resolution.
     starts = [1 + level * (num_blocks + 1) for level in range(levels)]
     modules = 1 + _count(unet, "down.{}.0.in_layers.0.weight", start=1)
     widths = [unet[key].shape[0] for start in starts if (key := f"down.{start}.0.in_layers.2.weight") in unet]
@@ -192,7 +192,7 @@ def infer_architecture(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
 
 
 def _count(state: Mapping[str, Tensor], pattern: str, start: int = 0) -> int:
-    """Count the numbers from ``start`` on, without a gap, for which a key exists."""
+    """Count the consecutive numbers from ``start`` on for which the key exists."""
     count = 0
     while pattern.format(start + count) in state:
         count += 1
@@ -207,7 +207,7 @@ def import_official(checkpoint: OfficialCheckpoint, model: DiffusionADModel) -> 
         model: The model to load into.
 
     Raises:
-        ValueError: If keys are missing or left over, or a shape differs; names them. The model is as it was.
+        ValueError: If keys are missing or left over, or a shape differs; names them. The model is unchanged.
     """
     loaded = []
     problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "of another shape": []}
@@ -239,7 +239,7 @@ def export_official(
     epoch: int = 0,
     arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what the authors' code reads, for ``torch.save``.
+    """Return a checkpoint that the authors' code reads, for ``torch.save``.
 
     Args:
         model: The model; its networks must have 4 heads and 32 groups, as theirs always have.
@@ -247,10 +247,10 @@ def export_official(
         arguments: Settings of the run under the authors' names.
 
     Returns:
-        The dictionary of their checkpoints.
+        The dictionary to save.
 
     Raises:
-        ValueError: If the number of heads or groups is another.
+        ValueError: If the model does not have 4 heads and 32 groups.
     """
     heads = {module.heads for module in model.unet.modules() if isinstance(module, AttentionBlock)}
     groups = {module.num_groups for module in model.unet.modules() if isinstance(module, nn.GroupNorm)}

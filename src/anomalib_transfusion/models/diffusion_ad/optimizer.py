@@ -17,15 +17,15 @@ __all__ = ["SegmentationSchedule", "configure_adam"]
 
 SegmentationSchedule = Literal["constant", "cosine", "swing"]
 
-# The published code steps a cosine of 10 epochs after each step: down in ten steps, and up again in ten.
+# The published code steps a cosine schedule of 10 epochs once per step: down in ten steps, and up again in ten.
 SWING_STEPS = 10
 
 
 def configure_adam(model: "DiffusionAD") -> dict[str, Any]:
-    """Return optimiser and schedule in the form that Lightning takes.
+    """Return optimizer and learning rate schedule as Lightning's ``configure_optimizers`` does.
 
     Args:
-        model: The model, with its trainer, whose length the cosine goes by.
+        model: The model with its trainer, which determines the length of the cosine.
     """
     groups = [
         {"params": model.model.unet.parameters(), "lr": model.learning_rate, "name": ""},

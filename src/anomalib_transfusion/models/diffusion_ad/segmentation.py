@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The segmentation sub-network of DiffusionAD: DRAEM's discriminative network with a single logit a pixel.
+"""The segmentation sub-network of DiffusionAD: DRAEM's discriminative network with a single logit for each pixel.
 
-anomalib has that network in its Draem, for two logits and 2x upsampling without aligned corners; the published one of
-DiffusionAD aligns them.
+anomalib's Draem has that network with two logits and 2x upsampling with ``align_corners=False``; DiffusionAD's
+published code has ``align_corners=True``.
 """
 
 from typing import Annotated
@@ -16,7 +16,7 @@ from anomalib_transfusion.checks import Range, check_arguments
 
 __all__ = ["SegmentationUNet"]
 
-# Image and reconstruction.
+# Channels of image and reconstruction.
 IN_CHANNELS = 6
 # Channels of each level as multiples of the width, highest resolution first.
 MULTIPLIERS = (1, 2, 4, 8, 8, 8)
@@ -33,14 +33,14 @@ Width = Annotated[
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that also takes a single value a channel.
+    """Batch normalization that also accepts a single value per channel.
 
-    A training batch of one image of 32 x 32 pixels has one value a channel at the lowest resolution, of which there is
-    no variance. It is normalised as in evaluation.
+    A training batch of one image of 32 x 32 pixels has one value per channel at the lowest resolution, and so no
+    variance. It is normalized by the running statistics, as in evaluation.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(B, C, H, W)``."""
+        """Normalize features ``(B, C, H, W)``."""
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             return nn.functional.batch_norm(
                 x,
@@ -54,7 +54,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
-    """Return a 3x3 convolution, batch normalisation and ReLU."""
+    """Return a 3x3 convolution, batch normalization and ReLU."""
     return [
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
         BatchNorm(out_channels),
@@ -63,12 +63,12 @@ def convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return two 3x3 convolutions, each with batch normalisation and ReLU."""
+    """Return two 3x3 convolutions, each with batch normalization and ReLU."""
     return nn.Sequential(*convolution(in_channels, out_channels), *convolution(out_channels, out_channels))
 
 
 class UpBlock(nn.Module):
-    """Doubles the resolution, and merges what the encoder had at it.
+    """Doubles the resolution, and merges the encoder's features of that resolution.
 
     Args:
         in_channels: Channels of the input.
@@ -100,7 +100,7 @@ class SegmentationUNet(nn.Module):
         ValueError: If the width is impossible.
     """
 
-    # Five times halved.
+    # The resolution is halved five times.
     stride = 2 ** (len(MULTIPLIERS) - 1)
 
     def __init__(self, segmentation_width: Width) -> None:
@@ -120,7 +120,7 @@ class SegmentationUNet(nn.Module):
         self.output = nn.Conv2d(width, 1, kernel_size=3, padding=1)
 
     def forward(self, images: Tensor, reconstruction: Tensor, channels_last: bool = False) -> Tensor:
-        """Predict where the images are anomalous.
+        """Predict the anomaly mask of images.
 
         Args:
             images: Images in [0, 1], ``(B, 3, H, W)``; H and W multiples of 32.

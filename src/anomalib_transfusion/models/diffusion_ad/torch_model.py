@@ -41,7 +41,7 @@ from .unet import NoiseUNet
 
 __all__ = ["Denoised", "Diffusion", "DiffusionADModel"]
 
-# Side of the fixed noise image, that of the published images; larger images repeat it.
+# Side of the fixed noise image in pixels, as of the published images; it is tiled for larger images.
 NOISE_SIDE = 256
 
 Guidance = Annotated[
@@ -58,7 +58,7 @@ Seed = Annotated[
         "is impossible; expected a whole number from {least} to 2**63 - 1.",
     ),
 ]
-# At most those of the smallest image that the segmentation network takes.
+# At most the pixels of the smallest image that the segmentation network accepts.
 ScorePixels = Annotated[
     int,
     Range(
@@ -71,7 +71,7 @@ ScorePixels = Annotated[
 
 
 class Diffusion(NamedTuple):
-    """What is added to a training batch at S noise scales, the small one first.
+    """Timesteps and noise for a training batch at S noise scales, the small one first.
 
     Attributes:
         timestep: Timestep of each sample, ``(S, B)``.
@@ -86,7 +86,7 @@ class Denoised(NamedTuple):
     """Result of one-step denoising at S noise scales, the small one first.
 
     Attributes:
-        x_t: The images with noise, ``(S, B, 3, H, W)``.
+        x_t: Noised images, ``(S, B, 3, H, W)``.
         noise: Predicted noise, ``(S, B, 3, H, W)``.
         estimates: One-step estimates of the normal image in [-1, 1], ``(S, B, 3, H, W)``.
         reconstruction: Their guided combination in [-1, 1], ``(B, 3, H, W)``.
@@ -116,18 +116,19 @@ class DiffusionADModel(nn.Module):
             as published: maps then change from run to run.
         score_pixels: Number of the largest pixels of a map whose mean is the image's score, 1 to 1024.
         base_channels: Channels of the reconstruction network at the highest resolution, a multiple of ``num_groups``.
-        channel_multipliers: Channels of each of its levels as multiples of ``base_channels``, highest resolution first;
-            the first is 1.
-        num_blocks: Its residual blocks a level.
-        attention_levels: Its levels with attention; negative ones count from the lowest resolution.
-        num_heads: Heads of its attention; they divide the channels of the levels with attention.
-        num_groups: Groups of its group normalisation.
+        channel_multipliers: Channels of each level of the reconstruction network as multiples of ``base_channels``,
+            highest resolution first; the first is 1.
+        num_blocks: Number of residual blocks in each level of the reconstruction network.
+        attention_levels: Levels of the reconstruction network with attention; negative ones count from the lowest
+            resolution.
+        num_heads: Number of its attention heads, a divisor of the channels of the levels with attention.
+        num_groups: Number of groups for its group normalization.
         segmentation_width: Channels of the segmentation network at the highest resolution, 1 to 1024.
-        precision: Of the networks' matrix products: ``bfloat16``, ``single`` (published), or ``auto`` for bfloat16
-            where the device is faster with it. Weights, losses and the diffusion stay in single precision. Weights that
-            were converted, as by ``half()``, decide alone; results are in single precision, with double weights in
-            double.
-        channels_last: Whether the networks compute in channels-last memory; ``None``: where it is faster.
+        precision: Precision of the networks' matrix products: ``bfloat16``, ``single`` (published), or ``auto`` for
+            bfloat16 if the device is faster with it. Weights, losses and the diffusion stay in single precision. If the
+            weights were converted, as by ``half()``, the networks compute in their precision; results are in double
+            precision with double weights, otherwise in single.
+        channels_last: Whether the networks compute in channels-last memory; ``None`` for where it is faster.
         checkpointing: Whether training saves memory by running the reconstruction network's stages a second time in the
             backward pass; results do not change.
         compile: Whether the networks are compiled by ``torch.compile`` at their first call.
@@ -178,17 +179,17 @@ class DiffusionADModel(nn.Module):
         table = rates(alpha_bar(linear_betas(timesteps) if schedule == "linear" else cosine_betas(timesteps)))
         if noise_scales == "both":
             warn_of_extrapolation(table, guidance_weight, max(small_timestep, scale_split - 1))
-        # Nothing of it is in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
+        # Buffers outside of the state dict: they follow from the parameters, and the authors' checkpoints lack them.
         self.register_buffer("rate_tables", torch.stack(table), persistent=False)
         tested = [big_timestep] if noise_scales == "big" else [small_timestep]
-        # What guides nothing need not be computed.
+        # With a weight of 0 the big scale has no effect and need not be computed.
         if noise_scales == "both" and guidance_weight > 0:
             tested.append(big_timestep)
         self.register_buffer("test_timestep", torch.tensor(tested), persistent=False)
         test_noise = None
         if noise_seed is not None:
             generator = torch.Generator().manual_seed(noise_seed)
-            # Draws first, so that the first ones do not depend on how many follow.
+            # The draws are the first dimension, so that the first draws do not depend on their number.
             test_noise = torch.randn(noise_draws, 2, 3, NOISE_SIDE, NOISE_SIDE, generator=generator, device="cpu")
         self.register_buffer("test_noise", test_noise, persistent=False)
 
@@ -213,7 +214,7 @@ class DiffusionADModel(nn.Module):
 
     @property
     def tiler(self) -> Tiler | None:
-        """The tiler of anomalib's ``TilerConfigurationCallback``: the networks see tiles, the rest whole images."""
+        """The tiler of anomalib's ``TilerConfigurationCallback``. Only the networks run on tiles."""
         return self._tiler
 
     @tiler.setter
@@ -223,7 +224,7 @@ class DiffusionADModel(nn.Module):
         self._tiler = tiler
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DiffusionADModel":
-        """Convert weights or move everything; rates and noise stay in single precision."""
+        """Convert or move weights and buffers; rates and noise stay in single precision."""
         with buffers_kept(self):
             return super()._apply(fn, recurse)
 
@@ -233,7 +234,7 @@ class DiffusionADModel(nn.Module):
         timestep: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Prediction | InferenceBatch:
-        """Predict what the loss needs in training mode, anomaly maps in evaluation mode.
+        """Predict the inputs of the loss in training mode, scores and anomaly maps in evaluation mode.
 
         Args:
             images: Images in [0, 1], ``(B, 3, H, W)``; in training mode some with synthetic anomalies.
@@ -246,8 +247,8 @@ class DiffusionADModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If a shape is wrong, the images are not in [0, 1] in evaluation mode, the networks cannot divide
-                the image's sides, or training lacks timestep or noise.
+            ValueError: If a shape is wrong, the images are not in [0, 1] in evaluation mode, their sides are no
+                multiples of the stride, or training lacks timestep or noise.
         """
         if not self.training:
             return self.predict(images)[0]
@@ -293,10 +294,10 @@ class DiffusionADModel(nn.Module):
 
         Args:
             images: Images in [0, 1], ``(B, 3, H, W)``.
-            noise: Noise to use in place of the model's own, ``(S, B, 3, H, W)``.
+            noise: Standard normal noise to use instead of the model's own, ``(S, B, 3, H, W)``.
 
         Returns:
-            The batch of predictions and the denoised images; both are averaged over the draws of noise.
+            The predictions and the denoised images, averaged over the draws of noise.
 
         Raises:
             TypeError: If the images are not floating point numbers.
@@ -312,29 +313,29 @@ class DiffusionADModel(nn.Module):
         timestep = self.test_timestep[:, None].expand(-1, images.shape[0])
         sums: list[Tensor] = []
         draws = self._draw_noise(images, scales) if noise is None else [noise.to(images.dtype)]
-        # One context for all draws: a GPU converts the weights once.
+        # One context for all draws, so that a GPU converts the weights only once.
         with autocast_network(self.precision, images.device):
             for drawn in draws:
                 denoised = self._denoise(images, timestep, drawn)
                 results = [self._segment(images, denoised.reconstruction).sigmoid(), *denoised]
                 sums = [before + result for before, result in zip(sums, results, strict=True)] if sums else results
         anomaly_map, *averages = (total / len(draws) for total in sums)
-        # In single precision a mean of numbers next to 1 may be above it.
+        # Rounding may lift a mean of numbers close to 1 above 1.
         scores = anomaly_map.flatten(1).topk(self.score_pixels).values.mean(dim=1).clamp(max=1)
         return InferenceBatch(pred_score=scores, anomaly_map=anomaly_map), Denoised(*averages)
 
     def _draw_noise(self, images: Tensor, scales: int) -> list[Tensor]:
-        """Return noise ``(S, B, 3, H, W)`` for each draw: the same for all images, or new where there is no seed."""
+        """Return noise ``(S, B, 3, H, W)`` for each draw: the same for all images, or new noise if there is no seed."""
         if self.test_noise is None:
             shape = (scales, *images.shape)
             return [_draw(shape, images.device).to(images.dtype) for _ in range(self.noise_draws)]
-        # By index, so that an exported model takes images of any size.
+        # Indexed, so that an exported model accepts images of any size.
         rows, columns = (torch.arange(side, device=images.device) % NOISE_SIDE for side in images.shape[2:])
         noise = self.test_noise.to(images.dtype)[:, :scales, :, rows][..., columns]
         return [drawn.unsqueeze(1).expand(-1, *images.shape) for drawn in noise]
 
     def _denoise(self, images: Tensor, timestep: Tensor, noise: Tensor) -> Denoised:
-        """Estimate the normal images from all noise scales in one batch."""
+        """Reconstruct images ``(B, 3, H, W)`` from all noise scales in one batch."""
         chosen = self.rates.at(timestep)
         x_t = add_noise(images, noise, chosen)
         predicted = self._predict_noise(x_t.flatten(0, 1), timestep.flatten()).view_as(x_t)
@@ -347,7 +348,7 @@ class DiffusionADModel(nn.Module):
         return Denoised(x_t, predicted, clamped, guided_reconstruction(estimates[0], guide, share))
 
     def _predict_noise(self, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles where a tiler is set."""
+        """Run the reconstruction network on ``(B, 3, H, W)`` and ``(B,)``, on tiles if a tiler is set."""
         if self.tiler is None:
             return self._run_unet(x_t, timestep)
         tiles = self.tiler.tile(x_t)
@@ -355,14 +356,14 @@ class DiffusionADModel(nn.Module):
         return self.tiler.untile(self._run_unet(tiles, timestep.repeat_interleave(len(tiles) // len(x_t))))
 
     def _run_unet(self, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """Run the reconstruction network on as many images or tiles at a time as is best."""
+        """Run the reconstruction network on the fastest number of images or tiles at a time."""
         together = images_at_a_time(x_t)
         parts = zip(x_t.split(together), timestep.split(together), strict=True) if together else [(x_t, timestep)]
         predicted = [run_network(self.unet, *part, channels_last=self._channels_last(part[0])) for part in parts]
         return torch.cat(predicted).to(x_t.dtype)
 
     def _segment(self, images: Tensor, reconstruction: Tensor) -> Tensor:
-        """Run the segmentation network, on tiles where a tiler is set."""
+        """Run the segmentation network, on tiles if a tiler is set."""
         run = partial(run_network, self.segmentation, channels_last=self._channels_last(images))
         if self.tiler is None:
             return run(images, reconstruction).to(images.dtype)
@@ -373,5 +374,5 @@ class DiffusionADModel(nn.Module):
 
 
 def _draw(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Draw standard normal noise: the same numbers whatever the precision of what it is added to."""
+    """Draw standard normal noise in single precision, so that the numbers do not depend on the images' precision."""
     return torch.randn(shape, device=device, dtype=torch.float32)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From normal images to training samples: blended anomalies, and noise at two scales."""
+"""Training samples from normal images: blended anomalies, and noise at two scales."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,7 +22,7 @@ __all__ = ["AnomalySampler", "ProductKind", "TrainingSample", "kind_of_product",
 
 ProductKind = Literal["auto", "object", "texture"]
 
-# Zipper is among them in the published code.
+# The published code counts zipper as a texture.
 PUBLISHED_TEXTURES = frozenset({
     "carpet",
     "zipper",
@@ -35,12 +35,12 @@ PUBLISHED_TEXTURES = frozenset({
 
 
 class TrainingSample(NamedTuple):
-    """Input and truth of one training step.
+    """Input and ground truth of one training step.
 
     Attributes:
         images: Images in [0, 1], some with an anomaly, ``(B, 3, H, W)``.
         timestep: Timestep of each sample at each of S noise scales, ``(S, B)``.
-        target: The truth; its noise is an input of the model, too.
+        target: Ground truth; its noise is also an input of the model.
     """
 
     images: Tensor
@@ -65,12 +65,12 @@ class AnomalySampler(AnomalySource):
 
     Args:
         product_kind: ``object``, ``texture`` (no anomalies from the image itself), or ``auto``: by the category.
-        anomalous_share: As of :class:`BlendedAnomalyGenerator`, and all that follow.
-        exact_share: As there.
-        max_perlin_scale: As there.
-        mask_attempts: As there.
-        image_share: As there.
-        source: As of :class:`AnomalySource`.
+        anomalous_share: Passed to :class:`BlendedAnomalyGenerator`.
+        exact_share: Passed to :class:`BlendedAnomalyGenerator`.
+        max_perlin_scale: Passed to :class:`BlendedAnomalyGenerator`.
+        mask_attempts: Passed to :class:`BlendedAnomalyGenerator`.
+        image_share: Passed to :class:`BlendedAnomalyGenerator`.
+        source: Parameters of :class:`AnomalySource`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -93,21 +93,21 @@ class AnomalySampler(AnomalySource):
         self.product_kind: ProductKind = given.pop("product_kind")
         self.blending = given
         self._texture = self.product_kind == "texture"
-        # Refuses what is impossible before any file is read.
+        # Impossible values are refused here, before any file is read.
         check_blending(min_perlin_scale=self.min_perlin_scale, **taken_by(check_blending, given))
 
     def choose_kind(self, category: str | None) -> None:
         """Choose the kind of product for ``product_kind="auto"``.
 
         Args:
-            category: Name of the category that is trained on; ``None`` where unknown: an object.
+            category: Name of the category that is trained on; ``None`` if unknown, which counts as an object.
         """
         if self.product_kind == "auto":
             self._texture = category is not None and kind_of_product(category) == "texture"
 
     def make_generator(self, textures: TextureBank | None) -> Callable[..., Any]:
         """Return the generator of blended anomalies."""
-        # Without photographs there is nothing but the image itself.
+        # Without photographs, anomalies on textures come from the image itself as well.
         share = 0.0 if self._texture and textures is not None else self.structure_share
         return BlendedAnomalyGenerator(
             textures,
@@ -127,7 +127,7 @@ class AnomalySampler(AnomalySource):
 
         Args:
             images: Normal images in [0, 1], ``(B, 3, H, W)``.
-            model: The model, whose noise scales are drawn.
+            model: The model, which draws timesteps and noise of its scales.
             image_paths: Files of the images, needed to look up foreground masks.
 
         Returns:
@@ -143,7 +143,7 @@ class AnomalySampler(AnomalySource):
 
 @torch.no_grad()
 def panels_of(sample: TrainingSample, prediction: Prediction, number: int) -> TrainingPanels:
-    """Return what some samples of a training step are shown by, those with the largest anomalies first.
+    """Return panels of some samples of a training step, those with the largest anomalies first.
 
     Args:
         sample: The samples.
@@ -151,7 +151,7 @@ def panels_of(sample: TrainingSample, prediction: Prediction, number: int) -> Tr
         number: Largest number of samples.
 
     Returns:
-        Input, true and predicted mask, and guided reconstruction.
+        Panels: input, true and predicted mask, and guided reconstruction.
     """
     chosen = largest(sample.target.mask, number)
     columns = {
@@ -160,6 +160,6 @@ def panels_of(sample: TrainingSample, prediction: Prediction, number: int) -> Tr
         "predicted\nmask": prediction.mask_logits[chosen].float().sigmoid(),
         "reconstruction": prediction.reconstruction[chosen].float(),
     }
-    # One timestep a scale, the small one first.
+    # One timestep for each scale, the small one first.
     names = [f"t = {', '.join(map(str, row))}" for row in sample.timestep[:, chosen].T.tolist()]
     return TrainingPanels({head: images.cpu() for head, images in columns.items()}, names)

@@ -4,7 +4,7 @@
 """The reconstruction sub-network of DiffusionAD: a U-Net that predicts the noise of an image.
 
 It is the U-Net of guided diffusion (Dhariwal and Nichol 2021) as simplified by AnoDDPM: resolution changes in residual
-blocks, attention with several heads at low resolutions, and a timestep embedding that is added, not scaled with.
+blocks, multi-head attention at low resolutions, and a timestep embedding that is added without a scale.
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = ["NoiseUNet", "check_unet"]
 
 IMAGE_CHANNELS = 3
 MAX_PERIOD = 10_000
-# Far beyond any use, and below what exhausts the memory of a computer without a word.
+# Far beyond any use, and small enough that building the network does not exhaust the memory.
 MAX_WIDTH = 8192
 MAX_LEVELS = 10
 
@@ -42,7 +42,7 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(4 * base_channels, 4 * base_channels)
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
-        """Embed timesteps ``(B,)`` as ``(B, 4 * base_channels)``, of this type."""
+        """Embed timesteps ``(B,)`` as ``(B, 4 * base_channels)`` of type ``dtype``."""
         sinusoids = self.sinusoids(timestep).to(dtype)
         return self.linear_2(F.silu(self.linear_1(sinusoids)))
 
@@ -55,7 +55,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation and SiLU, between which the timestep's embedding is added.
+    """Two 3x3 convolutions with group normalization and SiLU, with the timestep's embedding added in between.
 
     The second convolution starts at zero, so that the block starts as its shortcut.
 
@@ -63,8 +63,8 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         time_channels: Channels of the timestep's embedding.
-        groups: Groups of the group normalisation.
-        resample: Halves or doubles the resolution, of the branch and of the shortcut; ``None`` keeps it.
+        groups: Groups of the group normalization.
+        resample: Layer that halves or doubles the resolution of branch and shortcut; ``None`` keeps the resolution.
     """
 
     def __init__(
@@ -88,18 +88,18 @@ class ResidualBlock(nn.Module):
         self.shortcut_is_input = resample is None and in_channels == out_channels
 
     def forward(self, x: Tensor, time: Tensor, overwrite: bool = False) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``.
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``, with H' and W' after resampling.
 
         Args:
-            x: The input.
+            x: The input, ``(B, in_channels, H, W)``.
             time: SiLU of the timestep's embedding, ``(B, time_channels)``.
-            overwrite: Whether nobody needs the input afterwards, so that its memory may be used.
+            overwrite: Whether the memory of the input may be overwritten.
 
         Returns:
-            The output.
+            The output, ``(B, out_channels, H', W')``.
         """
         overwrite = overwrite and normalized_in_strips(x) and not self.shortcut_is_input
-        # Early only where the input is lost afterwards: until it is added it takes memory.
+        # Computed early only if the input will be overwritten, because it takes memory until it is added.
         shortcut = self.shortcut(self.resample(x)) if overwrite else None
         h = self.conv_1(self.resample(self.norm_1(x, overwrite)))
         h += self.time_projection(time)[:, :, None, None]
@@ -109,14 +109,14 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Group normalisation, self-attention over all positions and a projection that starts at zero, added to the input.
+    """Group normalization, self-attention over all positions and a zero-initialized projection, added to the input.
 
-    Each head owns a run of channels of the first projection's output: its query, its key, its value.
+    The first projection's output channels are grouped by head: query, key and value of the first head, and so on.
 
     Args:
         channels: Channels of input and output.
         heads: Number of heads; they divide the channels.
-        groups: Groups of the group normalisation.
+        groups: Groups of the group normalization.
     """
 
     def __init__(self, channels: int, heads: int, groups: int) -> None:
@@ -128,10 +128,10 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the positions of ``(B, C, H, W)``; the shape stays."""
-        # Contiguous, because PyTorch's normalisation is not exact in channels-last memory on a CPU.
+        # Contiguous, because PyTorch's group normalization is inexact in channels-last memory on a CPU.
         flat = x.flatten(2).contiguous()
         parts = self.projection(self.norm(flat).to(x.dtype).transpose(1, 2)).unflatten(2, (self.heads, 3, -1))
-        # Query, key and value, each (B, heads, H W, channels of a head), in memory of their own: attention is faster.
+        # Query, key and value, each (B, heads, H W, channels of a head), contiguous to make attention faster.
         query, key, value = parts.permute(3, 0, 2, 1, 4).contiguous().unbind(0)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         tokens = self.output(attended) + flat.transpose(1, 2)
@@ -139,7 +139,7 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, followed by attention at low resolutions and, at the end of a decoder's level, by doubling.
+    """A residual block, followed by attention at low resolutions, and by upsampling at the end of a decoder level.
 
     Args:
         residual: The residual block.
@@ -159,7 +159,7 @@ class Stage(nn.Module):
         self.upsample = upsample
 
     def forward(self, x: Tensor, time: Tensor, overwrite: bool = False) -> Tensor:
-        """Run the stage on ``(B, C, H, W)``; time and ``overwrite`` as for a residual block."""
+        """Run the stage on ``(B, C, H, W)``; ``time`` and ``overwrite`` as in :class:`ResidualBlock`."""
         x = self.residual(x, time, overwrite)
         if self.attention is not None:
             x = self.attention(x)
@@ -175,12 +175,12 @@ class NoiseUNet(nn.Module):
         base_channels: Channels at the highest resolution, a multiple of ``num_groups``.
         channel_multipliers: Channels of each level as multiples of ``base_channels``, highest resolution first; the
             first is 1.
-        num_blocks: Residual blocks a level (the decoder has one more).
+        num_blocks: Number of residual blocks in each level (the decoder has one more).
         attention_levels: Indices of the levels with attention; negative ones count from the lowest resolution.
-        num_heads: Heads of the attention, at any resolution.
-        num_groups: Groups of the group normalisation.
-        checkpointing: Whether training keeps only what goes in and out of each stage, and computes the rest anew in the
-            backward pass: less memory for a forward pass more.
+        num_heads: Number of attention heads at all resolutions.
+        num_groups: Number of groups of the group normalization.
+        checkpointing: Whether training keeps only the inputs and outputs of each stage, and recomputes the rest in the
+            backward pass, which saves memory and costs one more forward pass.
 
     Raises:
         ValueError: If such a network cannot be built; names the value.
@@ -251,10 +251,10 @@ class NoiseUNet(nn.Module):
         Returns:
             The noise, ``(B, 3, H, W)``.
         """
-        # Every block projects SiLU of the embedding.
+        # SiLU is applied once here, since every block projects SiLU of the embedding.
         time = F.silu(self.time_embedding(timestep, x_t.dtype))
         if channels_last:
-            # Convolutions follow the format of their input, whatever that of their weights.
+            # Convolutions compute in the memory format of their input, whatever that of their weights.
             x_t = x_t.contiguous(memory_format=torch.channels_last)
         x = self.input_projection(x_t)
         skips = [x]
@@ -264,13 +264,13 @@ class NoiseUNet(nn.Module):
         for stage in self.middle:
             x = self._run(stage, x, time)
         for stage in self.decoder:
-            # On its own, so that what is concatenated is free when the stage, where memory peaks, begins.
+            # A statement of its own, so that the concatenated tensors are freed before the stage, where memory peaks.
             x = torch.cat((x, skips.pop()), dim=1)
             x = self._run(stage, x, time, overwrite=True)
         return self.output(self.output_norm(x, overwrite=True))
 
     def _run(self, stage: nn.Module, x: Tensor, time: Tensor, overwrite: bool = False) -> Tensor:
-        """Run a stage, in training without keeping what its backward pass can compute anew."""
+        """Run a stage; with checkpointing, its intermediate results are recomputed in the backward pass."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(stage, x, time, overwrite, use_reentrant=False)
         return stage(x, time, overwrite)
@@ -322,7 +322,7 @@ def check_unet(
             "Count from 0 at the highest resolution, or from -1 at the lowest."
         )
         raise ValueError(msg)
-    # The middle, at the lowest resolution, always attends.
+    # The middle of the network, at the lowest resolution, always has attention.
     attending = {base_channels * multipliers[level] for level in (*attention_levels, -1)}
     if num_heads < 1 or any(width % num_heads for width in attending):
         msg = (

@@ -16,7 +16,7 @@ def check_patches(
     backbone: str | None,
     backbone_layers: Sequence[str] | None,
 ) -> None:
-    """Raise ValueError, naming the value, if patches are impossible, or there are layers of no backbone."""
+    """Raise ValueError, naming the value, if the patch size is impossible, or layers are given without a backbone."""
     check_arguments(check_patches, locals())
     if backbone is None and backbone_layers is not None:
         msg = (

@@ -15,13 +15,13 @@ __all__ = ["BackboneFeatures"]
 
 
 class BackboneFeatures(nn.Module):
-    """Feature maps of a frozen backbone, normalised, and as wide as the encoder's levels by 1x1 convolutions.
+    """Normalized feature maps of a frozen backbone, projected by 1x1 convolutions to the channels of encoder levels.
 
-    A layer goes to the level of its stride. One that is coarser than all levels goes to the coarsest, enlarged.
+    A layer belongs to the level of its stride. Layers coarser than all levels are upsampled to the coarsest level.
 
     Args:
         backbone: timm's name of the network.
-        layers: Names of its layers; ``None`` for those of stride 4, 8 and 16 for which there is a level.
+        layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
         widths: Channels of each level, highest resolution first.
         strides: Stride of each level.
 
@@ -56,13 +56,13 @@ class BackboneFeatures(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Return what is added at each level to which a layer goes, by the level's index.
+        """Compute the features to add at each encoder level.
 
         Args:
             images: Images in [-1, 1], ``(B, 3, H, W)``; H and W multiples of the strides.
 
         Returns:
-            Tensors of the level's channels and resolution.
+            Features by the index of the level, ``(B, C, H / stride, W / stride)`` with the level's channels and stride.
         """
         added: dict[int, torch.Tensor] = {}
         maps = self.backbone(images)

@@ -20,7 +20,7 @@ ROW_NAMES = {
     "anomaly": "anomaly\nappearance εₜ",
     "normal": "normal\nappearance nₜ",
 }
-# As wide as a digit.
+# A space of the width of a digit (U+2007).
 DIGIT_SPACE = "\u2007"
 
 
@@ -44,7 +44,7 @@ def moments_of(
     moments = []
 
     def moment(timestep: int, beta: float, panels: dict[str, torch.Tensor]) -> Moment:
-        """Return what is shown of a timestep, 0 being the result; the panels are in [0, 1]."""
+        """Return the column of a timestep, 0 being the result; the panels are in [0, 1]."""
         return Moment(
             timestep or None,
             f"t = {timestep}\nβₜ = {beta:.2f}",
@@ -54,7 +54,7 @@ def moments_of(
 
     def keep(step: ReverseStep) -> None:
         if step.timestep in timesteps:
-            # Outside of the mask it is noise, which dividing by a small beta_t makes loud, and which the step ignores.
+            # Inside of the mask only: outside it is noise, amplified by dividing by beta_t, and ignored by the step.
             anomaly = step.anomaly * (step.mask > 0.5)
             panels = {"image": step.x_t, "anomaly": anomaly, "normal": step.normal}
             shown = {row: (panel + 1) / 2 for row, panel in panels.items()} | {"mask": step.mask}

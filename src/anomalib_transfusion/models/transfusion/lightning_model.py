@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""TransFusion for anomalib's engine: its parameters, its training step and what it evaluates images to."""
+"""TransFusion for anomalib's engine: its parameters, training step and evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
-    step while it localises them. Image sides must be multiples of ``2 ** (len(channel_multipliers) - 1)``.
+    step while it localizes them. Image sides must be multiples of ``2 ** (len(channel_multipliers) - 1)``.
 
     Args:
         timesteps: Number of timesteps T of the diffusion process.
@@ -40,7 +40,7 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
         base_channels: Channels of the network at the highest resolution, a multiple of 8.
         channel_multipliers: Channels of each level as multiples of ``base_channels``, highest
             resolution first.
-        num_blocks: Residual blocks a level.
+        num_blocks: Number of residual blocks in each level.
         attention_levels: Levels with attention; negative ones count from the lowest resolution.
         positional_encoding: Whether the network sees the row of each pixel.
         previous_mask: Whether the network sees the mask of the step before.
@@ -54,24 +54,24 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
         discriminative_weight: Weight lambda of the masks against the reconstruction error in the anomaly map
             (Eq. 10), in [0, 1]; 1 uses the masks alone, 0 the reconstruction error alone.
         filter_size: Side in pixels of the mean filter over the anomaly map (Eq. 10), odd.
-        normal_weight: Weight of the normal appearance loss (Eq. 5); 0 switches it off, as for the next three.
+        normal_weight: Weight of the normal appearance loss (Eq. 5). A weight of 0 switches a loss off.
         mask_weight: Weight of the mask loss (Eq. 6).
         anomaly_weight: Weight of the anomaly appearance loss (Eq. 7).
         consistency_weight: Weight of the consistency loss (Eq. 8).
         focal_weight: Weight alpha of the focal loss inside of the mask loss (Eq. 6).
         rotation_probability: Share of the training samples that are rotated by up to 20 degrees.
-        first_step_share: Share of the training samples at the timestep where the reverse process starts, in [0, 1]:
-            for few passes, or one. The others have any timestep, evenly, which with 0 are all (the paper's).
+        first_step_share: Share of the training samples at the timestep where the reverse process starts, in [0, 1],
+            to train for few passes, or one. The other samples have uniformly drawn timesteps; 0 is the paper's.
         patch_size: Side in pixels of the patches whose pixels are channels of the network: space-to-depth before it,
             depth-to-space behind it. 1 for pixels (the paper's).
-        qk_norm: Whether queries and keys of the attention are normalised, so that it bears a higher learning rate; the
-            paper's are not.
+        qk_norm: Whether queries and keys of the attention are normalized, so that training is stable at a higher
+            learning rate; in the paper they are not.
         backbone: timm's name of a network with ``features_only``, pretrained and frozen, whose features of x_t the
             encoder sees as well: ``tf_efficientnet_lite0``, ``resnet18``, ...; ``None`` for none (the paper's). Its
             weights are loaded when a training starts, and kept in checkpoints and exports.
         backbone_layers: Names of its layers in timm's ``feature_info``, such as ``layer1``; ``None`` for those of
             stride 4, 8 and 16. Each is added at the level of its stride, a coarser one at the last level.
-        shared: As of :class:`ScheduledAdamWMixin`, :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
+        shared: Parameters of :class:`ScheduledAdamWMixin`, :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -163,7 +163,7 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
         return model
 
     def training_terms(self, batch: ImageBatch) -> LossTerms:
-        """Make anomalies at random timesteps in a batch of normal images, and compute the loss."""
+        """Blend synthetic anomalies into a batch of normal images at random timesteps, and compute the loss (Eq. 9)."""
         images: torch.Tensor = batch.image  # type: ignore[assignment]
         with self.drawing(images.device):
             sample = self.sampler(images.float(), self.model.beta, batch.image_path)

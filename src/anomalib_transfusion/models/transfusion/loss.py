@@ -19,14 +19,14 @@ __all__ = ["LossTerms", "Target", "TransFusionLoss", "ssim_loss"]
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-# Of images in [-1, 1]; it sets the two stabilising constants of SSIM.
+# Dynamic range of images in [-1, 1]; it sets the two stabilizing constants of SSIM.
 SSIM_DYNAMIC_RANGE = 2.0
 
 Weight = Annotated[float, Range(0, remedy="0 switches the term off.", problem="must not be negative;")]
 
 
 class Target(NamedTuple):
-    """The truth behind a training image x_t.
+    """Ground truth for a training image x_t.
 
     Attributes:
         normal: Normal appearance x_0 in [-1, 1], ``(B, 3, H, W)``.
@@ -58,7 +58,7 @@ class LossTerms(NamedTuple):
 
 
 def _gaussian_blur(images: torch.Tensor) -> torch.Tensor:
-    """Blur each channel of ``(B, C, H, W)`` with the window of SSIM, zero padded; separable, so two passes."""
+    """Blur images ``(B, C, H, W)`` with the Gaussian window of SSIM and zero padding, by two 1-D convolutions."""
     positions = torch.arange(SSIM_WINDOW, device=images.device, dtype=images.dtype) - SSIM_WINDOW // 2
     window = torch.exp(-positions.square() / (2 * SSIM_SIGMA**2))
     window = (window / window.sum()).expand(images.shape[1], 1, 1, -1)
@@ -70,7 +70,7 @@ def _gaussian_blur(images: torch.Tensor) -> torch.Tensor:
 def ssim_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return 1 - SSIM, averaged over all pixels, channels and samples (Wang et al. 2004; paper Eq. 5).
 
-    kornia's loss halves the value and reflects at the border; the published implementation does neither.
+    Unlike kornia's ``ssim_loss``, and like the published implementation, it is not halved, and pads with zeros.
 
     Args:
         prediction: Images in [-1, 1], ``(B, C, H, W)``.
@@ -84,7 +84,7 @@ def ssim_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     c1 = (0.01 * SSIM_DYNAMIC_RANGE) ** 2
     c2 = (0.03 * SSIM_DYNAMIC_RANGE) ** 2
     covariance = product - mean_a * mean_b
-    # Not negative but for rounding, which matters where a prediction has run far out of [-1, 1].
+    # Clamped against rounding errors, which matter if a prediction is far out of [-1, 1].
     variances = (square_a - mean_a.square()).clamp(min=0) + (square_b - mean_b.square()).clamp(min=0)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
     return 1 - (luminance * (2 * covariance + c2) / (variances + c2)).mean()
@@ -133,9 +133,9 @@ class TransFusionLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            prediction: What the network predicts for ``x_t``.
-            target: The truth behind ``x_t``.
-            x_t: Input image, ``(B, 3, H, W)``.
+            prediction: Prediction of the network for ``x_t``.
+            target: Ground truth for ``x_t``.
+            x_t: Input images in [-1, 1], ``(B, 3, H, W)``.
             beta: beta_t of each sample, ``(B, 1, 1, 1)``.
             next_beta: beta_{t-1} of each sample, ``(B, 1, 1, 1)``.
 
@@ -143,7 +143,7 @@ class TransFusionLoss(nn.Module):
             The loss and its terms.
 
         Raises:
-            ValueError: If a tensor has another shape.
+            ValueError: If a tensor does not have this shape.
         """
         batch, _, *size = x_t.shape
         for tensors in (prediction, target):
@@ -151,7 +151,7 @@ class TransFusionLoss(nn.Module):
                 check_shape(f"The {type(tensors).__name__}'s {name}", tensor, batch, 1 if "mask" in name else 3, *size)
         for name, tensor in (("beta", beta), ("next_beta", next_beta)):
             check_shape(name, tensor, batch, 1, 1, 1)
-        # Under autocast the heads give half precision, in which SSIM's variances cancel to noise.
+        # Under autocast the heads are in 16 bits, in which the variances of SSIM suffer from cancellation.
         with torch.autocast(x_t.device.type, enabled=False):
             dtype = torch.promote_types(prediction.mask_logits.dtype, torch.float32)
             anomaly, normal, mask_logits = (head.to(dtype) for head in prediction)

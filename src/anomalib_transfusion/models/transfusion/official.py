@@ -3,8 +3,9 @@
 
 """The authors' checkpoints: reading them, inferring the network from them, and writing them.
 
-The published implementation saves the state dict of its whole model, tensors only. Its keys number the blocks of the
-encoder (``down``) and the decoder (``up``) in one row, blocks and changes of resolution alike.
+The published implementation saves the state dict of its whole model, tensors only. In its keys,
+blocks and resolution changes of the encoder (``down``) are numbered consecutively, as are those of the decoder
+(``up``).
 """
 
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged pickle raises whatever its bytes happen to stand for.
+    # A damaged pickle can raise any exception.
     except Exception as error:
         msg = (
             f"{path} could not be read as a state dict of tensors ({reason_of(error)}). It may be truncated, or hold "
@@ -83,13 +84,13 @@ def read_official(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Infer the network from the keys and shapes of a state dict of the authors.
+    """Infer the parameters of the network from the keys and shapes of a state dict of the authors.
 
     Args:
         state: State dict under the authors' keys.
 
     Returns:
-        The arguments of :class:`ResUNet`.
+        Arguments of :class:`ResUNet` by name.
 
     Raises:
         ValueError: If it belongs to another model; names the keys.
@@ -177,10 +178,11 @@ def export_official(network: ResUNet) -> dict[str, torch.Tensor]:
     """Return the state dict of a network under the authors' keys.
 
     Args:
-        network: The network, with positional encoding and previous mask.
+        network: The network, with positional encoding and previous mask, and without the extensions of this package.
 
     Raises:
-        ValueError: If the network lacks an input that the authors' network has, or has what theirs has not.
+        ValueError: If the network lacks an input of the authors' network, or has patches, normalized queries and keys,
+            or a backbone, which theirs does not have.
     """
     own = {name: getattr(network, name) for name in ("patch_size", "qk_norm", "has_backbone")}
     if own != {"patch_size": 1, "qk_norm": False, "has_backbone": False}:

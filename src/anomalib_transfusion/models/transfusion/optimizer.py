@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""AdamW, and the course of its learning rate over a training."""
+"""AdamW and its learning rate schedule."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ RATES = ("learning_rate", "weight_decay", "full_rate_share", "rate_decay", "warm
 
 
 class ScheduledAdamWMixin(DetectorMixin):
-    """Optimizes ``self.model``, but for frozen weights: a mix-in, before :class:`AnomalibModule` among the bases.
+    """Mix-in that optimizes the trained weights of ``self.model``; it must come before :class:`AnomalibModule`.
 
     Args:
         learning_rate: Learning rate of AdamW.
@@ -29,10 +29,10 @@ class ScheduledAdamWMixin(DetectorMixin):
         full_rate_share: Share of the training at the full learning rate, in [0, 1]; after it the rate is
             multiplied by ``rate_decay``.
         rate_decay: Factor of the learning rate in the rest of the training.
-        rate_schedule: Course of the learning rate: the ``drop`` above (the paper's), or in its place a ``cosine`` down
-            to 0 over the training.
+        rate_schedule: Schedule of the learning rate: ``drop``, by ``rate_decay`` after ``full_rate_share`` (the
+            paper's), or ``cosine``, down to 0 over the training.
         warmup_share: Share of the training in which the learning rate rises from 0, in [0, 1]; 0 is the paper's.
-        shared: As of :class:`DetectorMixin`.
+        shared: Parameters of :class:`DetectorMixin`.
     """
 
     model: TransFusionModel
@@ -56,7 +56,7 @@ class ScheduledAdamWMixin(DetectorMixin):
         self.rate_schedule: RateSchedule = given["rate_schedule"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Configure AdamW, and the course of its learning rate over the length of the training."""
+        """Configure AdamW and its learning rate schedule over the length of the training."""
         trained = trained_parameters(self.model)
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
         shares = (self.full_rate_share, self.rate_decay, self.warmup_share)

@@ -18,11 +18,11 @@ DROPPED, SHRUNK, SAME, GROWN = range(4)
 
 
 class SimulatedStep(NamedTuple):
-    """What the forward process (Eq. 2) adds to a batch of images, and what the step before would have found of it.
+    """Synthetic anomalies for the forward process (Eq. 2), and the simulated mask of the reverse step before.
 
     Attributes:
         appearance: The anomalies' appearance in [-1, 1], zero where nothing is anomalous, ``(B, 3, H, W)``.
-        mask: Where the anomalies are, 0 or 1, ``(B, 1, H, W)``.
+        mask: Anomaly mask, 0 or 1, ``(B, 1, H, W)``.
         previous_mask: The simulated mask of the step before, 0 or 1, ``(B, 1, H, W)``.
     """
 
@@ -45,11 +45,11 @@ class StepGenerator(AnomalyGenerator):
 
 
 def previous_mask(noise: Tensor, kind: Tensor | int | None = None) -> Tensor:
-    """Simulate the mask that the step before in the reverse process would have found.
+    """Simulate the mask that the step before in the reverse process would have predicted (paper Section 3.3).
 
-    The threshold on the magnitude of the noise is, a quarter each: the map's own (signed) maximum, which drops the
-    anomaly or nearly all of it; uniform in (0.5, 1), which shrinks it; 0.5, which keeps it; uniform in (0, 0.5),
-    which lets it grow.
+    The threshold on the magnitude of the noise is one of four, with equal probability: the map's signed maximum,
+    which drops the anomaly or nearly all of it; uniform in (0.5, 1), which shrinks it; 0.5, which keeps it; uniform in
+    (0, 0.5), which lets it grow.
 
     Args:
         noise: Noise of shape ``(B, 1, H, W)`` from which the anomaly mask was taken.

@@ -46,7 +46,7 @@ Weight = Annotated[
 
 
 class ReverseStep(NamedTuple):
-    """One step of the reverse process, as its callback sees it.
+    """One step of the reverse process, as passed to its callback.
 
     Attributes:
         timestep: Timestep t.
@@ -80,7 +80,7 @@ class ReverseProcess(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Mask, the predictions of the other two heads, and the image after the step."""
+    """Mask probability, predictions of the other two heads, and the image after the step."""
 
     mask: torch.Tensor
     anomaly: torch.Tensor
@@ -96,24 +96,25 @@ class TransFusionModel(nn.Module):
         schedule: Transparency schedule: ``linear``, ``quadratic`` or ``root``.
         base_channels: Channels at the highest resolution, a multiple of 8.
         channel_multipliers: Channels of each level as multiples of ``base_channels``, highest resolution first.
-        num_blocks: Residual blocks a level.
+        num_blocks: Number of residual blocks in each level.
         attention_levels: Levels with attention; negative ones count from the lowest resolution.
         positional_encoding: Whether the sine of the row index is an input of the network.
         previous_mask: Whether the previous mask estimate is an input of the network.
         num_inference_steps: Network passes at test time; ``None`` runs all.
         start_timestep: First timestep of the reverse process; ``None`` starts at T - 1 (the paper's).
-        mask_divisor: What the sum of masks is divided by; ``None`` divides by the number of passes (the mean).
+        mask_divisor: Divisor of the sum of masks; ``None`` divides by the number of passes (the mean).
         mask_aggregation: ``mean`` of the masks of all steps, or the ``last`` mask only.
         discriminative_weight: Weight lambda of the mask against the reconstruction error (Eq. 10), in [0, 1].
         filter_size: Side of the mean filter in pixels (Eq. 10), odd.
-        precision: Of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 where the device
-            is faster with it. Weights, losses and the reverse process stay in single precision. Weights that were
-            converted, as by ``half()``, decide alone; results are in single precision, with double weights in double.
-        channels_last: Whether the network computes in channels-last memory; ``None``: where it is faster so, in
+        precision: Precision of the network's matrix products: ``bfloat16``, ``single``, or ``auto`` for bfloat16 if the
+            device is faster with it. Weights, losses and the reverse process stay in single precision. If the weights
+            were converted, as by ``half()``, the network computes in their precision; results are in double precision
+            with double weights, otherwise in single.
+        channels_last: Whether the network computes in channels-last memory. ``None`` for where it is faster: in
             bfloat16 on a GPU or with AMX, and in inference on any CPU except for a single small image.
         compile: Whether the network is compiled by ``torch.compile`` at its first call.
-        patch_size: Side of the patches of pixels that are channels of the network.
-        qk_norm: Whether queries and keys of the attention are normalised.
+        patch_size: Side in pixels of the patches whose pixels are channels of the network.
+        qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features the network sees; ``None`` for none.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
 
@@ -156,7 +157,7 @@ class TransFusionModel(nn.Module):
         self.inference_timesteps = inference_timesteps(given["timesteps"], passes, start)
         check_filter_size(given["filter_size"])
         self.network = ResUNet(**taken_by(ResUNet, given))
-        # Not in the state dict: it follows from the parameters, and the authors' checkpoints lack it.
+        # Not in the state dict: the schedule follows from the parameters, and the authors' checkpoints lack it.
         self.register_buffer("beta", beta, persistent=False)
         self.timesteps: int = given["timesteps"]
         self.mask_divisor: int | None = given["mask_divisor"]
@@ -171,12 +172,12 @@ class TransFusionModel(nn.Module):
 
     @property
     def stride(self) -> int:
-        """What the sides of images must be multiples of."""
+        """Number that the sides of images must be multiples of."""
         return self.network.stride
 
     @property
     def tiler(self) -> Tiler | None:
-        """The tiler of anomalib's ``TilerConfigurationCallback``: the network sees tiles, the rest whole images."""
+        """The tiler of anomalib's ``TilerConfigurationCallback``. Only the network runs on tiles."""
         return self._tiler
 
     @tiler.setter
@@ -186,12 +187,12 @@ class TransFusionModel(nn.Module):
         self._tiler = tiler
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "TransFusionModel":
-        """Convert weights or move everything; the schedule stays in single precision."""
+        """Convert or move weights and buffers; the schedule stays in single precision."""
         with buffers_kept(self):
             return super()._apply(fn, recurse)
 
     def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
-        """Run the network, on tiles where a tiler is set."""
+        """Run the network, on tiles if a tiler is set."""
         channels_last = prefers_channels_last(x_t) if self.channels_last is None else self.channels_last
         network = partial(run_network, self.network, channels_last=channels_last)
         if self.tiler is None:
@@ -217,8 +218,8 @@ class TransFusionModel(nn.Module):
 
         Raises:
             TypeError: If the images are not floating point numbers.
-            ValueError: If a shape is wrong, the images are not in [0, 1] in evaluation mode, the network cannot divide
-                the image's sides, or training lacks mask or timestep.
+            ValueError: If a shape is wrong, the images are not in [0, 1] in evaluation mode, their sides are no
+                multiples of the stride, or training lacks mask or timestep.
         """
         if not self.training:
             return self.predict(images)[0]
@@ -261,11 +262,11 @@ class TransFusionModel(nn.Module):
         images: torch.Tensor,
         callback: Callable[[ReverseStep], None] | None = None,
     ) -> ReverseProcess:
-        """Make anomalies transparent step by step while localising them (paper Section 3.4).
+        """Make anomalies transparent step by step while localizing them (paper Section 3.4).
 
         Args:
             images: Images in [0, 1], ``(B, 3, H, W)``.
-            callback: Called after each step with everything the step saw and made.
+            callback: Called after each step with its inputs and results.
 
         Returns:
             The aggregated mask and the reconstruction.
@@ -282,7 +283,7 @@ class TransFusionModel(nn.Module):
         mask_sum = mask
         timesteps = self.inference_timesteps
         next_timesteps = [*timesteps[1:], 0]
-        # One context for all steps: a GPU converts the weights once.
+        # One context for all steps, so that a GPU converts the weights only once.
         with autocast_network(self.precision, images.device):
             if torch.onnx.is_in_onnx_export():
                 inputs = (
@@ -300,7 +301,7 @@ class TransFusionModel(nn.Module):
                         callback(ReverseStep(t, next_t, x_t, step.mask, anomaly, step.normal, step.x_next))
                     x_t, mask = step.x_next, step.mask
                     mask_sum = mask_sum + mask
-                    # Not kept through the next pass of the network, where memory peaks.
+                    # Freed before the next pass of the network, where memory peaks.
                     del step
         if self.mask_aggregation == "last":
             return ReverseProcess(mask, x_t)
@@ -314,7 +315,7 @@ class TransFusionModel(nn.Module):
         beta: torch.Tensor,
         next_beta: torch.Tensor,
     ) -> "_Step":
-        """Take one step of the reverse process from an image ``(B, 3, H, W)`` and the mask of the step before."""
+        """Take one step of the reverse process from images ``(B, 3, H, W)`` and the masks of the step before."""
         prediction = self._predict(x_t, (mask > 0.5).to(x_t.dtype), timestep)
         anomaly, normal, logits = (head.to(x_t.dtype) for head in prediction)
         mask = logits.sigmoid()
@@ -330,7 +331,7 @@ class TransFusionModel(nn.Module):
         """Take one step of the reverse process in the form of :func:`scan_steps`."""
         x_t, mask, mask_sum = state
         step = self._step(x_t, mask, timestep.expand(x_t.shape[0]), beta, next_beta)
-        # What a loop hands on must keep its strides as well, also those of a single channel, which mean nothing.
+        # A loop's state must keep even its strides, including the meaningless ones of a dimension of size 1.
         x_next, mask = (part.clone(memory_format=torch.contiguous_format) for part in (step.x_next, step.mask))
         return x_next, mask, mask_sum + mask
 
@@ -352,7 +353,7 @@ class TransFusionModel(nn.Module):
 
 
 def check_filter_size(filter_size: int) -> None:
-    """Raise ValueError, naming the value, if the mean filter has no centre or is far too large."""
+    """Raise ValueError, naming the value, if the mean filter's size is even or out of range."""
     if not 1 <= filter_size <= MAX_FILTER_SIZE or filter_size % 2 == 0:
         msg = (
             f"filter_size={filter_size} must be odd, so that it has a centre, and from 1 to {MAX_FILTER_SIZE} (the "

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From normal images to training samples: synthetic anomalies at a random timestep of the forward process."""
+"""Training samples from normal images: synthetic anomalies at a random timestep of the forward process."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -22,13 +22,13 @@ __all__ = ["TextureSource", "TrainingSample", "TrainingSampler", "panels_of"]
 
 
 class TrainingSample(NamedTuple):
-    """Input and truth of one training step.
+    """Input and ground truth of one training step.
 
     Attributes:
         x_t: Image at the timestep, in [-1, 1], ``(B, 3, H, W)``.
         previous_mask: Simulated mask of the step before in {0, 1}, ``(B, 1, H, W)``.
         timestep: Timestep of each sample, 1 to T - 1, ``(B,)``.
-        target: The truth behind ``x_t``.
+        target: Ground truth for ``x_t``.
     """
 
     x_t: torch.Tensor
@@ -42,9 +42,9 @@ class TrainingSampler(AnomalySource):
 
     Args:
         rotation_probability: Share of the samples that are rotated by up to 20 degrees, in [0, 1].
-        first_step_share: Share of the samples at ``start_timestep``; the others have any, evenly.
+        first_step_share: Share of the samples at ``start_timestep``, in [0, 1]; the others are drawn uniformly.
         start_timestep: First timestep of the reverse process; ``None`` for the last of the schedule.
-        source: As of :class:`AnomalySource`.
+        source: Parameters of :class:`AnomalySource`.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -111,7 +111,7 @@ class TrainingSampler(AnomalySource):
 
 @torch.no_grad()
 def panels_of(sample: TrainingSample, prediction: Prediction, beta: torch.Tensor, number: int) -> TrainingPanels:
-    """Return what some samples of a training step are shown by, those with the largest anomalies first.
+    """Return panels of some samples of a training step, those with the largest anomalies first.
 
     Args:
         sample: The samples.
@@ -120,7 +120,7 @@ def panels_of(sample: TrainingSample, prediction: Prediction, beta: torch.Tensor
         number: Largest number of samples.
 
     Returns:
-        Input, true and predicted mask, true and predicted normal appearance.
+        Panels: input, true and predicted mask, true and predicted normal appearance.
     """
     target = sample.target
     chosen = largest(target.mask, number)

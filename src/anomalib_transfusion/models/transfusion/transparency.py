@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The transparency-based diffusion process: the schedule and Eq. 2 and 4 of the paper, one function a formula.
+"""The transparency-based diffusion process: its schedule, and one function each for Eq. 2 and 4 of the paper.
 
 Images, normal and anomaly appearance are in [-1, 1] with shape ``(B, C, H, W)``; masks are ``(B, 1, H, W)``; the
 transparency beta is in [0, 1] (0: the anomaly is invisible, 1: it is opaque) and broadcasts against them.
@@ -17,7 +17,7 @@ __all__ = ["Schedule", "forward_process", "inference_timesteps", "reverse_step",
 
 Schedule = Literal["linear", "quadratic", "root"]
 
-# A network pass each: far beyond any use, and far below what does not fit into memory.
+# Far beyond any use: each timestep is a network pass.
 MAX_TIMESTEPS = 10_000
 
 
@@ -46,7 +46,7 @@ def transparency_schedule(timesteps: int, schedule: Schedule) -> torch.Tensor:
 
 
 def inference_timesteps(timesteps: int, steps: int | None = None, start: int | None = None) -> list[int]:
-    """Return the timesteps of the reverse process, falling, each of them one network pass.
+    """Return the timesteps of the reverse process in descending order, each of them one network pass.
 
     The last step leads to t = 0, where beta is 0 and no pass is needed, so the whole process over T timesteps has
     T - 1 passes.
@@ -111,12 +111,12 @@ def reverse_step(
 ) -> torch.Tensor:
     """Make the anomaly more transparent, from x_t to the image of a lower timestep (paper Eq. 4).
 
-    The network's anomaly head predicts beta_t times the anomaly appearance, which keeps its target within reach of what
-    is visible in x_t; so the weight (beta_t - beta_next) of Eq. 4 becomes (beta_t - beta_next) / beta_t.
+    The network's anomaly head predicts beta_t times the anomaly appearance, as it is visible in x_t. The weight
+    (beta_t - beta_next) of Eq. 4 therefore becomes (beta_t - beta_next) / beta_t.
 
     Args:
         x_t: Current image, ``(B, C, H, W)``.
-        mask: Mask probability in [0, 1], ``(B, 1, H, W)``; binarised at 0.5 here.
+        mask: Mask probability in [0, 1], ``(B, 1, H, W)``; binarized at 0.5 here.
         weighted_anomaly: beta_t times the anomaly appearance, ``(B, C, H, W)``.
         normal: Normal appearance, ``(B, C, H, W)``.
         beta: beta_t > 0, broadcastable to ``(B, 1, 1, 1)``.

@@ -3,10 +3,10 @@
 
 """The network of TransFusion: a ResUNet with time embedding, attention at low resolutions and three heads.
 
-Paper Section 3.2. Three facts are taken from the published code because the paper leaves them open: the positional
-encoding is a single channel, the sine of the row index; attention blocks have no normalisation; and that of the
-residual blocks has 32 groups (fewer in networks narrower than 32 channels). Patches, a pretrained backbone and the
-normalisation of queries and keys are not in the paper, and off by default.
+Paper Section 3.2. Three facts are from the published code, because the paper leaves them open: the positional
+encoding is a single channel, the sine of the row index; attention blocks have no normalization; and the group
+normalization of residual blocks has 32 groups (fewer in networks narrower than 32 channels). Patches, a
+pretrained backbone and the normalization of queries and keys are not in the paper, and off by default.
 """
 
 import math
@@ -48,7 +48,7 @@ IMAGE_CHANNELS = 3
 
 
 class Prediction(NamedTuple):
-    """What the three heads predict for an image x_t.
+    """Predictions of the three heads for an image x_t.
 
     Attributes:
         anomaly: beta_t times the anomaly appearance, ``(B, 3, H, W)``.
@@ -62,7 +62,7 @@ class Prediction(NamedTuple):
 
 
 class MaskHead(nn.Module):
-    """Batch normalisation, SiLU and a convolution to the logits.
+    """Batch normalization, SiLU and a convolution to the logits of the anomaly mask.
 
     Args:
         channels: Channels of the input.
@@ -85,12 +85,12 @@ class ResUNet(nn.Module):
     Args:
         base_channels: Channels at the highest resolution, a multiple of 8.
         channel_multipliers: Channels of each level as multiples of ``base_channels``, highest resolution first.
-        num_blocks: Residual blocks a level (the decoder has one more).
+        num_blocks: Number of residual blocks in each level (the decoder has one more).
         attention_levels: Indices of the levels with attention; negative ones count from the lowest resolution.
         positional_encoding: Whether the sine of the row index is an input.
         previous_mask: Whether the previous mask estimate is an input.
-        patch_size: Side of the patches of pixels that become channels before the network, and pixels behind it.
-        qk_norm: Whether queries and keys of the attention are normalised.
+        patch_size: Side in pixels of the patches that become channels before the network, and pixels again after it.
+        qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features of x_t are added in the encoder.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
 
@@ -98,7 +98,7 @@ class ResUNet(nn.Module):
         ValueError: If a width, a number, a level or the backbone is impossible.
     """
 
-    # Of the class as well, which networks have that were pickled before there were these.
+    # Also class attributes, for networks that were pickled before these parameters existed.
     patch_size = 1
     qk_norm = False
     has_backbone = False
@@ -143,7 +143,7 @@ class ResUNet(nn.Module):
         self.mask_head = MaskHead(base_channels, pixels)
 
         if backbone is not None:
-            # Last, so that the weights above are drawn as without one.
+            # Last, so that the random weights above are the same with and without a backbone.
             strides = [patch_size * 2**level for level in range(num_levels)]
             widths = [base_channels * multiplier for multiplier in channel_multipliers]
             self.features = BackboneFeatures(backbone, backbone_layers, widths, strides)
@@ -180,7 +180,7 @@ class ResUNet(nn.Module):
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)
         if channels_last:
-            # Convolutions follow the format of their input, whatever that of their weights.
+            # Convolutions compute in the memory format of their input, whatever that of their weights.
             x = x.contiguous(memory_format=torch.channels_last)
         features = {}
         if self.has_backbone:
