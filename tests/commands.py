@@ -1,12 +1,12 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Commands as a person types them, each in a process of its own.
+"""Runs commands as a user types them, each in a separate process.
 
-Nearly all that a command in a test computes is the import of its libraries: ten seconds. Here one server imports those
-of others once, and each command is a fork of it, with its own folder, environment, arguments and output. What an import
-itself does is tested in ``registration``, with interpreters that are started anew. So are commands that need other
-variables than ``ENVIRONMENT`` while they import, as ``HF_HUB_OFFLINE`` in ``benchmark/test_quality.py``.
+Nearly all of the time of a command in a test is the import of its libraries: ten seconds. Here a server imports
+third-party libraries once, and each command is a fork of it, with its own folder, environment, arguments and output.
+Imports themselves are tested in ``registration`` with new interpreters. So are commands that need other variables than
+``ENVIRONMENT`` during imports, such as ``HF_HUB_OFFLINE`` in ``benchmark/test_quality.py``.
 """
 
 import os
@@ -22,13 +22,13 @@ import pytest
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["anomalib.cli.cli", "anomalib.data", "anomalib.engine", "anomalib.models"])
-# What is read while libraries are imported, as the width of tables.
+# Variables that are read while libraries are imported, such as the width of tables.
 ENVIRONMENT = {"COLUMNS": "160", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
 MAINS = {"anomalib": "anomalib.cli.cli", "anomalib-transfusion": "anomalib_transfusion.cli"}
 
 
 class Finished(NamedTuple):
-    """What a command has left, named as by ``subprocess.run``."""
+    """Result of a command, with the names of ``subprocess.run``."""
 
     returncode: int
     stdout: str
@@ -46,10 +46,16 @@ def typed(
 
     Args:
         program: ``anomalib`` or ``anomalib-transfusion``.
-        arguments: What follows it.
-        folder: Where it is typed.
+        arguments: Its arguments.
+        folder: Its working directory.
         environment: Further variables of its environment.
-        seconds: Time after which it is killed, and TimeoutError raised.
+        seconds: Time limit in seconds, after which it is killed.
+
+    Returns:
+        Exit status and output.
+
+    Raises:
+        TimeoutError: If the command exceeds the time limit.
     """
     with tempfile.TemporaryDirectory() as outputs:
         names = [Path(outputs, name) for name in ("stdout", "stderr")]
@@ -77,7 +83,7 @@ def _run(
     stdout: Path,
     stderr: Path,
 ) -> None:
-    """Be the command."""
+    """Run the command in this process, the fork."""
     for number, path in ((1, stdout), (2, stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The models that the contract tests run over. A new model is a line in MODELS."""
+"""The models that the contract tests run with; a new model needs an entry in MODELS."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Model(NamedTuple):
         name: Name that ``get_model()`` takes.
         tiny: Parameters of the smallest network.
         terms: Names of the terms of its loss.
-        prefix: How the names of the networks' weights begin.
+        prefix: Prefix of the names of the networks' weights.
     """
 
     class_name: str
@@ -53,7 +53,7 @@ class Model(NamedTuple):
         ]
 
 
-# What does not depend on the model.
+# Parameters that are the same for all models.
 SHARED = {name: value for name, value in TINY.items() if name not in {"timesteps", "base_channels"}}
 
 MODELS = [
