@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ways to do the work that contenders of configs/benchmark/speed.yaml have, and the sizes at which they meet."""
+"""Builders of the contenders in configs/benchmark/speed.yaml, and the sizes at which they are compared."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ import yaml
 from anomalib_transfusion.synthesis.sources import PHOTOGRAPHS
 from measure import Built, Contender, Setting
 
-# The plain paths are the tests'.
+# The plain, unoptimized implementations are in the tests.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from subject import Subject
 from subject_diffusion_ad import DiffusionADSubject
@@ -28,9 +28,9 @@ from subject_transfusion import TransFusionSubject
 CONFIG = Path(__file__).resolve().parents[1] / "configs/benchmark/speed.yaml"
 SUBJECTS: dict[str, Subject] = {"TransFusion": TransFusionSubject(), "DiffusionAD": DiffusionADSubject()}
 IMAGE_SIZES = {"tiny": 64, "small": 128, "full": 256}
-# Of Patchcore: a tenth of the patches of 200 images at 256 px, and less.
+# Rows of Patchcore's memory bank: at full size a tenth of the patches of 200 images at 256 px.
 MEMORY_BANKS = {"tiny": 64, "small": 5000, "full": 20_000}
-# A pass of the full network takes seconds on a CPU, and any pass takes as long as another.
+# A pass of the full network takes seconds on a CPU, and all passes take equally long.
 PASSES_ON_CPU = 2
 # The plain path takes one image at a time, so that a few stand for many.
 PLAIN_IMAGES = 2
@@ -39,7 +39,7 @@ TEXTURE_SIZE = 500
 
 
 def make_setting(options: argparse.Namespace, batch: int, textures: Path, image_size: int | None = None) -> Setting:
-    """Return what the command line asks for."""
+    """Return the setting for the options of the command line."""
     on_gpu = options.device == "cuda"
     torch.set_num_threads(options.threads)
     if options.model not in SUBJECTS:
@@ -79,13 +79,13 @@ def _images(setting: Setting, batch: int | None = None) -> torch.Tensor:
 
 
 def _compile(setting: Setting, model: Any) -> None:  # noqa: ANN401
-    """Compile networks in place; for a single image on a GPU as a CUDA graph, since there the host takes the time."""
+    """Compile networks in place; for a single image on a GPU as a CUDA graph, since the host limits the speed."""
     for network in SUBJECTS[setting.model].to_compile(model):
         network.compile(mode="reduce-overhead" if setting.device == "cuda" and setting.batch == 1 else "default")
 
 
 def _flops(setting: Setting, training: bool) -> float:
-    """Return the operations of a unit."""
+    """Return the floating point operations of a unit."""
     return _count_flops(setting.model, tuple(sorted(setting.network.items())), setting.image_size, training)
 
 
@@ -172,7 +172,7 @@ def _model(
     init_args: dict[str, Any] | None = None,
     tiny: dict[str, Any] | None = None,
 ) -> Built:
-    """Run another network with weights drawn at random, which take as long as any."""
+    """Run another network with random weights, which do not affect the time."""
     module, name = class_path.rsplit(".", 1)
     arguments = {**(init_args or {}), **((tiny or {}) if setting.size == "tiny" else {})}
     model = getattr(import_module(module), name)(**arguments)
@@ -189,7 +189,7 @@ def _model(
     return Built(predict, setting.batch)
 
 
-# Ways to do the work, and the operations that each needs for a unit.
+# Builders of contenders by name, with the function that counts the floating point operations of a unit.
 BUILDERS: dict[str, tuple[Callable[..., Built], Callable[[Setting], float] | None]] = {
     "anomalib_perlin": (_anomalib_perlin, None),
     "our_generator": (_our_generator, None),

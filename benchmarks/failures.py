@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model misses and what it takes for a defect: how that depends on size, contrast and place, and pictures of it.
+"""Misses and false alarms of a model: how they depend on size, contrast and position of the defect, with pictures.
 
     python benchmarks/failures.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
 
@@ -62,8 +62,9 @@ def describe(found: Found) -> pd.DataFrame:
     """Describe every image with a defect.
 
     Returns:
-        A row an image: ``place`` among all, ``kind``, ``score``, ``area`` of the defect in pixels, ``contrast`` in gray
-        levels of 8 bits against a ring around it, ``border``: whether it touches one, ``detected``, ``hit``:
+        A row for each image: ``place`` (its index), ``kind``, ``score``, ``area`` of the defect in pixels, ``contrast``
+        in gray levels of 8 bits against a ring around it, ``border``: whether it touches the image border,
+        ``detected``: whether the score is above the threshold, ``hit``:
         whether the largest value of the map lies on the defect or within the ring, ``changed``: whether the reverse
         process changed any pixel of the defect, which it does where a mask is above 0.5.
     """
@@ -94,7 +95,7 @@ def describe(found: Found) -> pd.DataFrame:
 
 
 def changed_pixels(found: Found, place: np.integer) -> np.ndarray:
-    """Return where the reverse process changed an image, ``(H, W)``."""
+    """Return the mask of pixels that the reverse process changed, bool, ``(H, W)``."""
     assert found.reconstructions is not None
     change = (found.reconstructions[place] - found.images[place]).abs().amax(dim=0)
     return (change > UNCHANGED).numpy()
@@ -112,7 +113,7 @@ def shares(table: pd.DataFrame, by: Any) -> pd.DataFrame:  # noqa: ANN401
 
 
 def draw(found: Found, rows: dict[str, list[int]], path: Path) -> None:
-    """Draw images with the outline of the defect, and their maps below, a row a kind of failure."""
+    """Draw images with the outline of the defect, and their maps beside them, a row for each kind of failure."""
     limits = float(found.maps.min()), float(np.quantile(found.maps.amax(dim=(1, 2)).numpy(), 0.95))
     figure = Figure(figsize=(2 * COLUMNS * INCHES, (INCHES + 0.3) * len(rows)), layout="constrained")
     for part, (name, places) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The estimate of the foreground, looked at: objects of known shape on backgrounds easy and hard, and real images.
+"""Test of the foreground estimate: objects of known shape on easy and hard backgrounds, and real images.
 
     python benchmarks/foreground.py --root ../shared/datasets/MVTecAD --category magnetic_tile
 
@@ -36,12 +36,12 @@ DPI = 80
 
 
 class Case(NamedTuple):
-    """An image and what is known of it.
+    """An image and its true mask.
 
     Attributes:
-        name: What a person calls it.
-        image: In [0, 1], ``(3, H, W)``.
-        mask: The object, ``(1, H, W)``, where it is known.
+        name: Name for tables and pictures.
+        image: Image in [0, 1], ``(3, H, W)``.
+        mask: True mask of the object, 0 or 1, ``(1, H, W)``; ``None`` if unknown.
     """
 
     name: str
@@ -56,7 +56,7 @@ def _photograph(path: Path) -> np.ndarray:
 
 
 def _silhouette(scale: float) -> np.ndarray:
-    """Return the silhouette of a horse, ``(SIDE, SIDE, 1)``, 1 on it; at a scale above one it leaves the image."""
+    """Return the silhouette of a horse, ``(SIDE, SIDE, 1)``, 1 inside; scales above 1 extend beyond the image."""
     horse = (read_image(FOLDER / "horse.png", cv2.IMREAD_GRAYSCALE) < 128).astype(np.float32)
     middle = np.array(horse.shape[::-1]) / 2
     factor = scale * SIDE / max(horse.shape)
@@ -102,7 +102,7 @@ def _tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def measure(case: Case, estimate: torch.Tensor) -> dict[str, str | float]:
-    """Say how well the estimate fits, and where anomalies come to lie with each kind of foreground, in percent."""
+    """Measure how well the estimate fits, and how much of the anomalies is on the object for each foreground, in %."""
     row: dict[str, str | float] = {"image": case.name, "estimated": 100 * estimate.mean().item()}
     if case.mask is None:
         return row

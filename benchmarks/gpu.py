@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Everything that a GPU is wanted for, the most important first, within a time that is given in minutes.
+"""All measurements that need a GPU, the most important first, within a time limit in minutes.
 
     python benchmarks/gpu.py --minutes 25 --datasets ../shared/datasets
     python benchmarks/gpu.py --minutes 14 --model DiffusionAD         # the items of one model alone
@@ -9,9 +9,9 @@
 
 First TransFusion's full network on real categories, as rows of configs/benchmark/quality.yaml, then the speed of both
 models. The summary says which of the aims for an H100-class GPU are met. Each item is a
-process of its own, with a limit, and writes its results as it goes: being cut off at any time loses nothing that was
-measured, and the same command goes on with a training. An item for which too little time is left is skipped, and the
-summary says so. What an item prints is in a log file beside the results.
+separate process with a time limit, and writes its results as it runs, so that an interruption loses nothing that was
+measured, and the same command resumes a training. An item for which too little time is left is skipped, and marked in
+the summary. The output of an item is in a log file beside the results.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from measure import DEFAULT_MODEL
 HERE = Path(__file__).resolve().parent
 QUALITY = record.ROOT / "configs/benchmark/quality.yaml"
 DATASETS = Path(os.environ.get("TRANSFUSION_DATASETS", record.ROOT.parent / "shared" / "datasets"))
-# What is left of an item's time when it is told to stop, for writing and for what cannot be interrupted.
+# Time reserved at the end of an item for writing results and for work that cannot be interrupted.
 GRACE_MINUTES = 1.0
 POLL_SECONDS = 0.2
 
@@ -48,10 +48,10 @@ class Item:
     """One thing to measure.
 
     Attributes:
-        name: What the summary calls it.
-        arguments: Script and its arguments; none for the quality on a category.
-        minutes: The most it may take.
-        least: The least for which it is worth starting.
+        name: Name in the summary.
+        arguments: Script and its arguments; empty for the quality on a category.
+        minutes: Time limit in minutes.
+        least: Smallest time in minutes for which it is worth starting.
         category: Category whose quality is measured.
         model: Class of the model.
     """
@@ -66,14 +66,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a result is to reach.
+    """Target for a result.
 
     Attributes:
         result: Name of the result.
-        column: Number of the contender ``default``: ``ratio`` to the plain path, ``share_of_peak``, or ``memory_mib``,
-            which counts weights, gradients and the optimizer's state as well.
-        least: The least that is aimed at; ``None`` for no bound.
-        most: The most; likewise.
+        column: Value of the contender ``default``: ``ratio`` to the plain path, ``share_of_peak``, or ``memory_mib``,
+            which includes weights, gradients and the optimizer's state.
+        least: Lower bound; ``None`` for no bound.
+        most: Upper bound; ``None`` for no bound.
     """
 
     result: str
@@ -82,7 +82,7 @@ class Aim:
     most: float | None = None
 
     def judge(self, output: Path, device: torch.device) -> dict[str, Any]:
-        """Return the number and whether it is as aimed at; nothing of both where it was not measured."""
+        """Return the value as ``found`` and whether it is ``met``; both are None if it was not measured."""
         result = record.read(record.result_path(output, self.result, device)) or {"contenders": []}
         row = next((row for row in result["contenders"] if row["name"] == "default"), {})
         parts = ("held_memory_mib", "peak_memory_mib") if self.column == "memory_mib" else (self.column,)
@@ -158,7 +158,7 @@ TINY_CATEGORIES = {"brick": 8.0, "gravel": 6.0}
 
 
 def make_command(item: Item, options: argparse.Namespace, minutes: float) -> list[str]:
-    """Return the command of an item that has some minutes."""
+    """Return the command of an item with a time limit in minutes."""
     if not item.category:
         size = "full" if item.arguments[0] == "passes.py" and options.size != "tiny" else options.size
         script, *arguments = item.arguments
@@ -191,10 +191,10 @@ def make_tiny_data(folder: Path) -> None:
 
 
 def write_metadata(folder: Path) -> None:
-    """Write what installing writes, for a copy of the sources: entry points, by which anomalib finds the package."""
+    """Write package metadata for sources that are not installed: entry points, by which anomalib finds the package."""
     if record.version_of("anomalib-transfusion") != "absent":
         return
-    # Python 3.10, which lacks it, is on no machine without an installed package.
+    # tomllib needs Python 3.11; this is reached only on machines where the package is not installed, which have it.
     import tomllib
 
     declared = tomllib.loads((record.ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
@@ -256,7 +256,7 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         msg = "PyTorch finds no GPU here. Try the list without one: --device cpu --size tiny."
         raise SystemExit(msg)
-    # Told to stop, it ends what is running and says so in the summary.
+    # On SIGTERM the running item is ended, and the summary is written.
     told_to_stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: told_to_stop.set())
     start = perf_counter()

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long the anomaly map of an image takes: ours, its variants, the plain path's and other models of anomalib.
+"""Time to predict the anomaly map of an image: our model, its variants, the plain path and other models of anomalib.
 
     python benchmarks/inference.py --size small --batch 1 8
     python benchmarks/inference.py --size full --scaling    # on a GPU: larger and larger batches
@@ -73,7 +73,7 @@ def _point(contender: Contender, options: argparse.Namespace, textures: Path, ba
         point["units_per_second"] = built.units / (perf_counter() - start)
         point["status"] = "measured"
     except RuntimeError as error:
-        # Out of memory is one, whatever the device.
+        # Out of memory is a RuntimeError on all devices.
         point["reason"] = str(error).splitlines()[0]
     del built
     gc.collect()

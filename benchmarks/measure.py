@@ -3,9 +3,9 @@
 
 """Contenders side by side in one process: they alternate round by round, so that a busy machine slows all of them.
 
-A round of a contender is as many calls as take a noticeable time. Its time is divided by what the calls made (images,
-samples), the ratio is that of the baseline's time to the contender's: above 1 is faster than the baseline. On a GPU the
-clock starts and stops when the card is idle, so that what the host costs counts as well.
+A round of a contender has so many calls that its time can be measured. The time is divided by the number of units
+(images or samples) that the calls make. The ratio is the baseline's time over the contender's: above 1 is faster than
+the baseline. On a GPU the clock starts and stops when the card is idle, so that the host's time counts as well.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SHARE_FOR_BUILDING = 0.6
 
 @dataclass(frozen=True)
 class Setting:
-    """What contenders are built for.
+    """Setting that contenders are built for.
 
     Attributes:
         size: ``tiny``, ``small`` or ``full``.
@@ -69,8 +69,8 @@ class Built(NamedTuple):
     """A contender that is ready to run.
 
     Attributes:
-        call: What is timed.
-        units: How many images or samples a call makes, a fraction where the rest of the work is extrapolated.
+        call: Function to time.
+        units: Number of images or samples that a call makes; a fraction if the rest of the work is extrapolated.
     """
 
     call: Callable[[], object]
@@ -82,9 +82,9 @@ class Contender:
     """One way to do the work.
 
     Attributes:
-        name: What tables and results call it.
-        build: Makes it ready; an exception leaves it out, with its message as the reason.
-        flops: Floating point operations that the method needs for a unit.
+        name: Name in tables and results.
+        build: Builds the contender; if it raises, the contender is left out with the message as the reason.
+        flops: Returns the floating point operations of a unit.
         compiled: Whether it uses ``torch.compile``.
         models: Classes of the models that have it; ``None`` for all.
     """
@@ -97,15 +97,15 @@ class Contender:
 
 
 class Comparison:
-    """Measures contenders, and writes what it has after each step.
+    """Measures contenders, and writes the result after each step.
 
     Args:
         name: Name of the result file.
         list_name: Name of the list in ``contenders``.
         contenders: The contenders, most important first.
         baseline: Name of the one that the ratios refer to.
-        unit: What a unit is: ``image`` or ``sample``.
-        setting: What they are built for.
+        unit: Name of a unit: ``image`` or ``sample``.
+        setting: Setting that the contenders are built for.
         options: Options of the command line.
     """
 
@@ -160,7 +160,7 @@ class Comparison:
                 break
             self._round(number)
             self._write()
-        # What is built is not needed any more, and its memory may be.
+        # The contenders are not needed any more, but their memory may be.
         self.built.clear()
         gc.collect()
         if self.options.memory and self.setting.device == "cpu":
@@ -201,7 +201,7 @@ class Comparison:
             row["first_call_seconds"] = self._time(built, 1)
             seconds = self._time(built, 1)
             if self.options.memory and self.setting.device == "cuda":
-                # Weights, gradients and what the optimizer keeps.
+                # Weights, gradients and the optimizer's state.
                 row["held_memory_mib"] = memory.held_on_gpu() - before
                 row["peak_memory_mib"] = memory.peak_on_gpu(built.call)
             row["flops"] = contender.flops(self.setting) if contender.flops else None
@@ -226,7 +226,7 @@ class Comparison:
             torch.cuda.synchronize()
 
     def _round(self, number: int) -> None:
-        """Time each contender once; who is first changes from round to round."""
+        """Time each contender once, in an order that rotates from round to round."""
         names = list(self.built)
         first = number % max(1, len(names))
         for name in names[first:] + names[:first]:
@@ -263,10 +263,10 @@ class Comparison:
             if row["flops"]:
                 row["flops_per_second"] = row["flops"] / row["median"]
                 row["share_of_peak"] = row["flops_per_second"] / peak if peak else None
-            # A contender that failed in a round has as many as before it; so has a baseline that failed.
+            # A contender or baseline that failed in a round has fewer times.
             common = min(len(seconds), len(baseline))
             if common:
-                # Within a round: shared machines change their speed in the middle of a run.
+                # Ratios are within a round, because the speed of shared machines changes during a run.
                 ratios = np.divide(baseline[:common], seconds[:common])
                 row["ratio"] = float(np.median(ratios))
                 row["ratio_quartiles"] = np.percentile(ratios, (25, 75)).tolist()

@@ -4,9 +4,9 @@
 """Peak memory of a contender.
 
 On a GPU it is what PyTorch allocates beyond what was allocated before the call. On a CPU it is the growth of the
-resident memory during a call, of a process of its own: Linux restarts the peak (``VmHWM``) through
-``/proc/self/clear_refs``, and glibc is told to give every large block back at once, so that neither earlier calls nor
-the allocator's stock count. Resident memory also sees what oneDNN and OpenCV allocate beside PyTorch, which PyTorch's
+resident memory during a call, in a separate process: Linux resets the peak (``VmHWM``) through
+``/proc/self/clear_refs``, and glibc is set to free every large block at once, so that neither earlier calls nor blocks
+kept by the allocator count. Resident memory also sees what oneDNN and OpenCV allocate beside PyTorch, which PyTorch's
 profiler does not.
 """
 
@@ -48,13 +48,13 @@ def held_on_gpu() -> float:
 
 
 def peak_on_cpu(list_name: str, name: str, setting: Any, timeout: float) -> tuple[float | None, str]:  # noqa: ANN401
-    """Return the peak in MiB that a call adds to a process of its own, or nothing and why not.
+    """Return the peak in MiB that a call adds in a separate process, or the reason why it was not measured.
 
     Args:
         list_name: Name of the list in ``contenders`` that has the contender.
         name: The contender.
-        setting: What it is built for.
-        timeout: Seconds after which the process is ended.
+        setting: Setting that it is built for.
+        timeout: Seconds after which the process is killed.
 
     Returns:
         The peak and an empty text, or ``None`` and the reason.
@@ -88,7 +88,7 @@ def _measure(connection: Connection, list_name: str, name: str, setting: Any) ->
         contender = next(contender for contender in contenders if contender.name == name)
         torch.manual_seed(0)
         call = contender.build(setting).call
-        # What is made once, such as the primitives of oneDNN, is no need of every call.
+        # One-time allocations, such as the primitives of oneDNN, must not count.
         call()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)

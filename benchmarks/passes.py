@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What fewer network passes cost in accuracy and save in time: AUROC and AUPRO of ``num_inference_steps`` 20 to 1.
+"""Accuracy and time with fewer network passes: AUROC and AUPRO of ``num_inference_steps`` 20 to 1.
 
     python benchmarks/passes.py --checkpoint model.ckpt                                        # demo surface
     python benchmarks/passes.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
@@ -37,7 +37,7 @@ from contenders import SUBJECTS
 
 PRECISIONS: dict[str, Precision] = {"fp32": "single", "bf16": "bfloat16"}
 STEPS = (20, 10, 5, 3, 2, 1)
-# The most timesteps that a label lists.
+# Largest number of timesteps in a label.
 LISTED = 3
 METRICS = {name: metrics.METRICS[name] for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")}
 TINY_SURFACE = {"image_size": 64, "num_train_images": 2, "num_test_images": 4, "num_defect_images": 1}
@@ -144,7 +144,7 @@ def evaluate(
 
 
 def named(options: argparse.Namespace) -> str:
-    """Say what the points differ by."""
+    """Return the name of the axis: what the points differ by."""
     return "network passes" if len(options.start) == 1 else "first timestep, or timesteps"
 
 

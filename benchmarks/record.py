@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a benchmark leaves behind: a JSON file that is whole at any time, and a table."""
+"""Results of a benchmark: a JSON file that is written atomically, and a printed table."""
 
 import json
 import platform
@@ -46,7 +46,7 @@ PEAKS = {
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Return the dense bf16 peak of a card, or nothing where it is not in the table."""
+    """Return the dense bf16 peak of a card in FLOP/s, or None if it is not in the table."""
     name = device_name(device)
     return next((peak for part, peak in PEAKS.items() if part in name), None) if device.type == "cuda" else None
 
@@ -102,7 +102,7 @@ def versions_of(result: dict[str, Any]) -> str:
 
 def show(title: str, columns: list[str], rows: list[list[str]], notes: list[str]) -> None:
     """Print a table; the first column is words, the others are numbers."""
-    # Piped into a file there is no terminal whose width could cut the numbers.
+    # A fixed width if the output is no terminal, so that numbers are not cut off.
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the time goes: a profile of a training step and of inference, by PyTorch's operations.
+"""Profile of a training step and of inference by PyTorch's operations.
 
     python benchmarks/stages.py --size full
 
-Times are those of the operations themselves, without what they call; on a GPU those of its kernels.
+Times are those of the operations themselves, without the operations that they call; on a GPU those of its kernels.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STAGES = {"training step": TRAINING, "inference": INFERENCE}
 BATCHES = {("tiny", "cpu"): 2, ("small", "cpu"): 8, ("full", "cpu"): 1}
 BATCH_ON_GPU = 32
-# The rest is summed up.
+# Number of operations to list; the others are summed up.
 LISTED = 12
 
 

@@ -1,13 +1,13 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each step of the reverse process knows, and how best to weigh the masks of few or many of them.
+"""Accuracy of the masks of single steps of the reverse process, and of ways to weight the masks of several steps.
 
     python benchmarks/steps.py --checkpoint model.ckpt                                        # demo surface
     python benchmarks/steps.py --checkpoint model.ckpt --root datasets/MVTecAD --category bottle
 
-All steps are run once, and their masks kept; every row of the table is another way to make a map of them (the masks
-alone, under the model's mean filter). So the rows differ by nothing but the weights of the steps.
+All steps are run once, and their masks kept. Every row of the table is another weighting of these masks, smoothed by
+the model's mean filter, so that the rows differ only in the weights of the steps.
 """
 
 from pathlib import Path
@@ -31,13 +31,13 @@ def collect(model: TransFusion, batches: list[ImageBatch], device: torch.device)
     for batch in batches:
         steps: list[Any] = []
         model.model.reverse_process(batch.image.to(device), callback=steps.append)
-        # Filtering is linear: filtered masks may be weighed as masks are.
+        # Filtering is linear, so filtered masks can be weighted.
         masks.append(torch.stack([F.avg_pool2d(step.mask, side, 1, side // 2).half().cpu() for step in steps]))
     return masks
 
 
 def weightings(beta: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Name the ways to weigh steps of these transparencies, first to last; each sums up to one."""
+    """Return named weights of the steps, given their transparencies beta, ``(steps,)``; each sums to 1."""
     count = len(beta)
     ways = {"mean of all": torch.ones(count), "weight beta_t": beta, "weight 1 - beta_t": 1 - beta}
     for number in (n for n in (1, 2, 3, 5, 10) if n < count):
@@ -49,13 +49,13 @@ def weightings(beta: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def evaluate(masks: list[torch.Tensor], batches: list[ImageBatch], weights: torch.Tensor) -> dict[str, float]:
-    """Compute the metrics of maps that are weighed masks."""
+    """Compute the metrics of maps that are weighted means of masks."""
     maps = [torch.einsum("s,sbchw->bchw", weights, steps.float()) for steps in masks]
     return measure(batches, [(anomaly_map.amax(dim=(1, 2, 3)), anomaly_map) for anomaly_map in maps])
 
 
 def main() -> None:
-    """Run the steps, weigh them in every way, and write."""
+    """Run the steps, evaluate all weightings, and write the results."""
     options = trained_parser(__doc__, record.RESULTS).parse_args()
     device = torch.device(options.device)
     model = load_model(options)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the speed benchmarks need to know of a model: a subclass and a line in ``contenders.SUBJECTS`` for each."""
+"""Interface of a model for the speed benchmarks; a new model needs a subclass and a line in ``contenders.SUBJECTS``."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,14 @@ from measure import Setting
 
 
 class Subject(ABC):
-    """A model, ours and as the plain path of the tests computes it."""
+    """A model for the speed benchmarks, in our implementation and in the plain one of the tests."""
 
     model_class: Any
     networks: Mapping[str, Mapping[str, Any]]
-    """Parameters of the networks, by size: of the tests, of the demo, and of the paper."""
+    """Parameters of the networks by size: ``tiny`` (the tests'), ``small`` (the demo's) and ``full`` (the paper's)."""
 
     def build(self, setting: Setting, **parameters: Any) -> Any:  # noqa: ANN401
-        """Build the model on its device; parameters win over those of the setting."""
+        """Build the model on its device; ``parameters`` override those of the setting."""
         size = (setting.image_size, setting.image_size)
         model = self.model_class(
             pre_processor=self.model_class.configure_pre_processor(size),
@@ -34,7 +34,7 @@ class Subject(ABC):
         return model.to(setting.device)
 
     def passes(self, network: Mapping[str, Any]) -> int:
-        """Return how often the network is run for an image."""
+        """Return the number of network passes for an image."""
         del network
         return 1
 
@@ -55,7 +55,7 @@ class Subject(ABC):
         return self.build(setting).sampler.make_generator(textures)
 
     def flops(self, network: Mapping[str, Any], image_size: int, training: bool) -> float:
-        """Count the operations of a unit, and of its gradients, without running it."""
+        """Count the floating point operations of a unit, with its gradients in training, without running it."""
         size = (image_size, image_size)
         model = self.model_class(
             pre_processor=self.model_class.configure_pre_processor(size),
@@ -71,7 +71,7 @@ class Subject(ABC):
 
     @abstractmethod
     def unit(self, model: nn.Module, images: torch.Tensor, training: bool) -> Sequence[torch.Tensor]:
-        """Run what a unit takes: the networks of a training step, or of an image."""
+        """Run the networks for a unit: a sample of a training step, or an image."""
 
     @abstractmethod
     def to_compile(self, model: nn.Module) -> list[nn.Module]:

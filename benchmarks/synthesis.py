@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long a synthetic anomaly takes: ours, the plain path's and anomalib's ``PerlinAnomalyGenerator``.
+"""Time to make a synthetic anomaly: our generator, the plain path and anomalib's ``PerlinAnomalyGenerator``.
 
     python benchmarks/synthesis.py --size full
 
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from contenders import SYNTHESIS, make_setting, write_textures
 from measure import Comparison, options_parser
 
-# The size at which a training runs, but for a trial.
+# Image size of a training, but for ``tiny``.
 IMAGE_SIZES = {"tiny": 64, "small": 256, "full": 256}
 
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long a training step takes, from normal images to the optimizer's step: ours, its variants and the plain path's.
+"""Time of a training step, from normal images to the optimizer's step: ours, its variants and the plain path.
 
     python benchmarks/training_step.py --size small
 

@@ -23,13 +23,13 @@ import pytest
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["anomalib.cli.cli", "anomalib.data", "anomalib.engine", "anomalib.models"])
-# What is read while libraries are imported, as the width of tables.
+# Variables that are read while libraries are imported, such as the width of tables.
 ENVIRONMENT = {"COLUMNS": "160", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
 MAINS = {"anomalib": "anomalib.cli.cli", "anomalib-transfusion": "anomalib_transfusion.cli"}
 
 
 class Finished(NamedTuple):
-    """What a command has left, named as by ``subprocess.run``."""
+    """Result of a command, with the names of ``subprocess.run``."""
 
     returncode: int
     stdout: str
@@ -50,7 +50,13 @@ def typed(
         arguments: What follows it.
         folder: Where it is typed.
         environment: Further variables of its environment.
-        seconds: Time after which it is killed, and TimeoutError raised.
+        seconds: Time limit in seconds, after which it is killed.
+
+    Returns:
+        Exit status and output.
+
+    Raises:
+        TimeoutError: If the command exceeds the time limit.
     """
     with tempfile.TemporaryDirectory() as outputs:
         names = [Path(outputs, name) for name in ("stdout", "stderr")]
@@ -78,7 +84,7 @@ def _run(
     stdout: Path,
     stderr: Path,
 ) -> None:
-    """Be the command."""
+    """Run the command in this process, the fork."""
     for number, path in ((1, stdout), (2, stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)

@@ -29,7 +29,7 @@ TINY = {
 }
 
 NETWORK = {name: TINY[name] for name in ("base_channels", "channel_multipliers", "num_blocks", "attention_levels")}
-"""What of it is the network's alone."""
+"""The parameters in TINY of the network alone."""
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parts of the models, which take all of their parameters by name: defaults are declared by the models alone."""
+"""Builds parts of the models with the defaults of the models, since the parts themselves have none."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,11 +17,11 @@ def part(kind: Callable[..., Part], *arguments: Any, **parameters: Any) -> Part:
 
     Args:
         kind: Class of the part.
-        arguments: What it takes beside parameters.
+        arguments: Positional arguments of the part.
         parameters: Parameters that differ from the defaults.
     """
     of_diffusion_ad = any(name in kind.__module__ for name in ("diffusion_ad", "blending"))
     defaults = defaults_of(DiffusionAD if of_diffusion_ad else TransFusion)
-    # The generators of anomalies call it by a shorter name.
+    # The parameter of the anomaly generators has a shorter name.
     defaults = {**defaults, "grayscale": defaults["grayscale_anomalies"]}
     return kind(*arguments, **{**taken_by(kind, defaults), **parameters})

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The models that the contract tests run over. A new model is a line in MODELS."""
+"""The models that the contract tests run with; a new model needs an entry in MODELS."""
 
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -56,7 +56,7 @@ class Model(NamedTuple):
         ]
 
 
-# What does not depend on the model.
+# Parameters that are the same for all models.
 SHARED = {name: value for name, value in TINY.items() if name not in {"timesteps", "base_channels"}}
 
 MODELS = [

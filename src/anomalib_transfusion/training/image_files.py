@@ -12,7 +12,7 @@ from typing import Any
 
 from anomalib.data import AnomalibDataset
 from anomalib.data.datasets.image.mvtec_loco import MVTecLOCODataset
-from anomalib.data.predict import PredictDataset  # anomalib.data has it late, and may be half imported here
+from anomalib.data.predict import PredictDataset  # anomalib.data may be partially imported here
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
@@ -200,7 +200,7 @@ def _files(dataset: Any) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
 
 def _read_by_anomalib(dataset: Any) -> bool:  # noqa: ANN401
     """Tell whether a data set reads its files by anomalib's own functions, which convert to 8 bits."""
-    # Not above: it would be half imported where the models are imported first.
+    # Imported here: it would be partially imported if the models are imported first.
     from anomalib_transfusion.data.category_dataset import CategoryDataset
 
     if isinstance(dataset, CategoryDataset):

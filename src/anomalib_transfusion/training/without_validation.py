@@ -59,7 +59,7 @@ class WithoutValidation(Callback):
 
 def _lacks_validation(datamodule: Any) -> bool:  # noqa: ANN401
     """Tell whether a data module's ``val_dataloader`` needs validation images that do not exist."""
-    # Not above: it would be half imported where the models are imported first.
+    # Imported here: it would be partially imported if the models are imported first.
     from anomalib_transfusion.data.multi_category import MultiCategory
 
     loader = getattr(type(datamodule), "val_dataloader", None)
