@@ -106,6 +106,16 @@ DIFFUSION_AD = [
                 "Use 1.66 or less"),
     ),
     *in_module(
+        "networks/unet.py",
+        with_parameter(
+            "attention_levels={}",
+            "attention_levels=(2,)",
+            "expected -2 to 1",
+            "Count from 0",
+            attention_levels=(2,),
+        ),
+    ),
+    *in_module(
         "models/diffusion_ad/unet.py",
         with_parameter(
             "base_channels={} does not fit",
@@ -127,13 +137,6 @@ DIFFUSION_AD = [
             "expected at most 8192",
             "Lower one of them",
             channel_multipliers=(1, 1000),
-        ),
-        with_parameter(
-            "attention_levels={}",
-            "attention_levels=(2,)",
-            "expected -2 to 1",
-            "Count from 0",
-            attention_levels=(2,),
         ),
         with_parameter(
             "num_heads={}",

@@ -109,7 +109,7 @@ DRDC = [
                 "timesteps=[12, 4]", "expected at most that", "Choose smaller ones, or train with these"),
     ),
     *in_module(
-        "models/drdc/standardisation.py",
+        "models/drdc/standardization.py",
         Message("The maps of normal images were measured", use_other_maps_without_data, UserWarning,
                 "other parameters than difference=absolute", "scores are off by a constant",
                 "Give the test the data of the training"),

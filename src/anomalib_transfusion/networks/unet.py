@@ -15,7 +15,17 @@ from anomalib_transfusion.checks import Range, check_arguments
 from .blocks import UNetBlock
 from .normalization import groups_of
 
-__all__ = ["DecoderLevel", "EncoderLevel", "Levels", "build_levels", "check_architecture", "run_levels"]
+__all__ = [
+    "MAX_LEVELS",
+    "MAX_WIDTH",
+    "DecoderLevel",
+    "EncoderLevel",
+    "Levels",
+    "build_levels",
+    "check_architecture",
+    "check_attention_levels",
+    "run_levels",
+]
 
 # Far beyond any use, and below what exhausts the memory of a computer without a word.
 MAX_WIDTH = 8192
@@ -231,7 +241,11 @@ def check_architecture(
             f"channels; expected at most {MAX_WIDTH}. Lower one of them."
         )
         raise ValueError(msg)
-    levels = len(channel_multipliers)
+    check_attention_levels(attention_levels, len(channel_multipliers))
+
+
+def check_attention_levels(attention_levels: Sequence[int], levels: int) -> None:
+    """Raise ValueError, naming them, if there are levels with attention that a network of so many levels has not."""
     if wrong := [level for level in attention_levels if not -levels <= level < levels]:
         msg = (
             f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}. "

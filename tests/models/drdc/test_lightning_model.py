@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""DRDC in anomalib's engine: categories and their checkpoints, standardised maps, parts, rates and clipping."""
+"""DRDC in anomalib's engine: categories and their checkpoints, standardized maps, parts, rates and clipping."""
 
 import warnings
 
@@ -83,7 +83,7 @@ def test_categories_are_those_of_the_data_and_in_the_checkpoint(trained):
         assert torch.equal(found.anomaly_map, wanted.anomaly_map)
 
 
-def test_maps_are_standardised_by_what_was_validated(trained, root):
+def test_maps_are_standardized_by_what_was_validated(trained, root):
     """Two images of each category by the weights of the checkpoint: the first and the third of four."""
     loaded = Drdc.load_from_checkpoint(trained[0])
     kept = loaded.model.statistics.clone()

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What DRDC evaluates images to: the reverse process against a loop, standardisation, fusion, and which are refined."""
+"""What DRDC evaluates images to: the reverse process against a loop, standardization, fusion, and which are refined."""
 
 import pytest
 import torch

@@ -18,14 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from anomalib_transfusion.checks import Range, check_arguments
 from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format, normalized_in_strips
+from anomalib_transfusion.networks.unet import MAX_LEVELS, MAX_WIDTH, check_attention_levels
 
 __all__ = ["NoiseUNet", "check_unet"]
 
 IMAGE_CHANNELS = 3
 MAX_PERIOD = 10_000
-# Far beyond any use, and small enough that building the network does not exhaust the memory.
-MAX_WIDTH = 8192
-MAX_LEVELS = 10
 
 
 class TimeEmbedding(nn.Module):
@@ -315,13 +313,7 @@ def check_unet(
             f"at most {MAX_WIDTH}. Lower one of them (the published network has 512)."
         )
         raise ValueError(msg)
-    levels = len(multipliers)
-    if wrong := [level for level in attention_levels if not -levels <= level < levels]:
-        msg = (
-            f"attention_levels={tuple(attention_levels)}: {wrong} are not levels; expected {-levels} to {levels - 1}. "
-            "Count from 0 at the highest resolution, or from -1 at the lowest."
-        )
-        raise ValueError(msg)
+    check_attention_levels(attention_levels, len(multipliers))
     # The middle of the network, at the lowest resolution, always has attention.
     attending = {base_channels * multipliers[level] for level in (*attention_levels, -1)}
     if num_heads < 1 or any(width % num_heads for width in attending):

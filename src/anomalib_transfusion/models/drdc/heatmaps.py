@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .filters import box_mean
 
-__all__ = ["Difference", "bound", "box_mean", "difference", "fuse", "refinement_map"]
+__all__ = ["Difference", "bound", "box_mean", "difference", "fuse", "refinement_map", "standardized"]
 
 Difference = Literal["absolute", "high_pass", "gradient"]
 
@@ -77,11 +77,21 @@ def fuse(base_map: Tensor, refinement: Tensor | None, statistics: Tensor, gamma:
     Returns:
         The maps, about 0 for normal images, ``(B, 1, H, W)``.
     """
-    base_mean, base_deviation, mean, deviation = statistics.view(-1, 4, 1, 1, 1).unbind(dim=1)
-    fused = (base_map - base_mean) / base_deviation.clamp(min=SMALLEST_DEVIATION)
+    fused = standardized(base_map, statistics[:, :2])
     if refinement is not None:
-        fused = fused + gamma * (refinement - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
+        fused = fused + gamma * standardized(refinement, statistics[:, 2:])
     return box_mean(fused, filter_size)
+
+
+def standardized(values: Tensor, statistics: Tensor) -> Tensor:
+    """Return values in deviations from the mean of normal images.
+
+    Args:
+        values: Maps or scores, ``(B, ...)``.
+        statistics: Mean and deviation for each image, ``(B, 2)``.
+    """
+    mean, deviation = statistics.view(-1, 2, *[1] * (values.ndim - 1)).unbind(dim=1)
+    return (values - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
 
 
 def bound(maps: Tensor) -> Tensor:

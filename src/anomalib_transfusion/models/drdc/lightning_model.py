@@ -26,7 +26,7 @@ from .heatmaps import Difference, bound
 from .loss import LossTerms, drdc_loss
 from .optimizer import TwoRatesMixin
 from .refinement import Refinement
-from .standardisation import MeasuresNormalMaps
+from .standardization import MeasuresNormalMaps
 from .torch_model import DrdcModel, Refine, Trained
 from .training_sample import draw_sample, panels_of
 
@@ -70,7 +70,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         filter_size: Side of the mean filter of the map in pixels, odd (the paper's m).
         refine: Which images are refined: ``all``, or those whose base score is ``uncertain``; exports refine all.
         uncertain_band: Lower and upper end of these scores, in deviations from the mean of normal images.
-        statistics_images: Training images of each category by which its maps are standardised.
+        statistics_images: Training images of each category by which its maps are standardized.
         passes_at_once: Passes of the denoiser that run in one batch.
         base_channels: Channels of the denoiser at the highest resolution.
         channel_multipliers: Channels of each of its levels as multiples of ``base_channels``, highest resolution first.

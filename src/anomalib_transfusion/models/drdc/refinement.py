@@ -187,10 +187,10 @@ class Refinement(nn.Module):
         """Run the denoiser on as many images at a time as is best, at most ``passes_at_once``."""
         images = inputs[0]
         channels_last = prefers_channels_last(images) if self.channels_last is None else self.channels_last
-        together = min(images_at_a_time(images) or self.passes_at_once, self.passes_at_once)
+        together = images_at_a_time(images)
         # In an export, the number of images is not known.
-        if self.training or torch.compiler.is_exporting():
-            together = images_at_a_time(images)
+        if not (self.training or torch.compiler.is_exporting()):
+            together = min(together or self.passes_at_once, self.passes_at_once)
         parts = zip(*(tensor.split(together) for tensor in inputs), strict=True) if together else [inputs]
         return torch.cat([run_network(self.denoiser, *part, channels_last=channels_last) for part in parts]).to(
             images.dtype,

@@ -23,7 +23,7 @@ from anomalib_transfusion.training.numerics import seeded
 
 from .base_model import BaseModel, Reconstruction, base_heat_map
 from .category import UNKNOWN, chosen_category
-from .heatmaps import Difference, bound, box_mean, fuse, refinement_map
+from .heatmaps import Difference, bound, box_mean, fuse, refinement_map, standardized
 from .loss import Prediction
 from .refinement import Refinement
 from .training_sample import TrainingSample
@@ -223,9 +223,8 @@ class DrdcModel(nn.Module):
             painted, refined = self._refine(x, categories, base_map, statistics)
         fused = fuse(base_map, refined, statistics, self.gamma, self.filter_size)
         anomaly_map = bound(fused)
-        standard = [_standardised(base_map, statistics[:, :2])]
-        standard += [] if refined is None else [_standardised(refined, statistics[:, 2:])]
-        found = Evaluation(categories, standard[0], standard[1] if len(standard) > 1 else None, painted)
+        standard = None if refined is None else standardized(refined, statistics[:, 2:])
+        found = Evaluation(categories, standardized(base_map, statistics[:, :2]), standard, painted)
         return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map), found
 
     @torch.no_grad()
@@ -296,8 +295,7 @@ class DrdcModel(nn.Module):
         """
         if self.refine == "all" or torch.compiler.is_compiling():
             return self._paint(x, categories)
-        mean, deviation = self.base_scores[categories].to(x.dtype).unbind(dim=1)
-        score = (self._score(base_map) - mean) / deviation.clamp(min=1e-6)
+        score = standardized(self._score(base_map), self.base_scores[categories].to(x.dtype))
         lowest, highest = self.uncertain_band
         doubtful = ((score >= lowest) & (score <= highest)).nonzero().flatten()
         counts = (len(self.refinement.timesteps), len(self.refinement.cell_sizes))
@@ -310,12 +308,6 @@ class DrdcModel(nn.Module):
     def _score(self, base_map: Tensor) -> Tensor:
         """Return the base model's own score of each image, ``(B,)``."""
         return box_mean(base_map, self.filter_size).amax(dim=(1, 2, 3))
-
-
-def _standardised(maps: Tensor, statistics: Tensor) -> Tensor:
-    """Return maps in deviations from the mean; the statistics are ``(B, 2)``."""
-    mean, deviation = statistics.view(-1, 2, 1, 1, 1).unbind(dim=1)
-    return (maps - mean) / deviation.clamp(min=1e-6)
 
 
 def _check_filter(filter_size: int) -> None:
