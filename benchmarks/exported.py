@@ -13,11 +13,10 @@ that was not trained, which tries the script.
 """
 
 import argparse
+import inspect
 import statistics
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -32,8 +31,9 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
+import memory
 import record
-from anomalib_transfusion.benchmark.measure import MIB, resident_memory, restart_peak
+from anomalib_transfusion.benchmark.measure import MIB
 from contenders import SUBJECTS
 from passes import METRICS, load_data, measure
 
@@ -42,6 +42,7 @@ Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Load = Callable[[], Predict]
 
 BASELINE = "PyTorch, single precision"
+MEMORY_SECONDS = 600
 COMPRESSIONS = {"INT8 weights": CompressionType.INT8, "INT8, calibrated": CompressionType.INT8_PTQ}
 COLUMNS = {
     "images_per_second": "images/s",
@@ -136,28 +137,9 @@ def export(model: AnomalibModule, data: AnomalibDataModule, folder: Path, thread
     return loads
 
 
-def peak_memory(load: Load, images: np.ndarray) -> float | None:
-    """Return by how much the memory of a process of its own grows while a format is loaded and predicts, in MiB."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_peak, args=(theirs, load, images))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        return None
-    finally:
-        process.join()
-
-
-def _peak(connection: Connection, load: Load, images: np.ndarray) -> None:
-    torch.set_num_threads(1)
-    told = restart_peak()
-    before = resident_memory("VmRSS")
-    load()(images)
-    peak = resident_memory("VmHWM")
-    connection.send((peak - before) / MIB if told and before is not None and peak is not None else None)
+def loading(load: Load, images: np.ndarray) -> Callable[[], object]:
+    """Return a call that loads a format and predicts: what a program that does nothing else needs."""
+    return lambda: load()(images)
 
 
 def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
@@ -196,7 +178,12 @@ def compare(
         for metric in METRICS:
             row[f"{metric}_change"] = row[metric] - (rows[0] if rows else row)[metric]
         row["file_mib"] = None if folder is None else sum(f.stat().st_size for f in folder.iterdir()) / MIB
-        row["peak_memory_mib"] = peak_memory(load, images) if options.memory else None
+        row["peak_memory_mib"] = None
+        if options.memory:
+            prepare = partial(loading, load, images)
+            row["peak_memory_mib"], reason = memory.peak_on_cpu(prepare, torch.get_num_threads(), MEMORY_SECONDS)
+            if reason:
+                print(f"The memory of {name} is left out: {reason}", flush=True)
         rows.append(row)
     return rows
 
@@ -241,7 +228,7 @@ def main() -> None:
         data.prepare_data()
         data.setup()
         for number, (name, checkpoint) in enumerate(given):
-            has_passes = "num_inference_steps" in load_model(name, checkpoint, None).hparams
+            has_passes = "num_inference_steps" in inspect.signature(getattr(anomalib.models, name)).parameters
             for passes in options.passes or [None] if has_passes else [None]:
                 model = load_model(name, checkpoint, passes)
                 height, width = model.pre_processor.transform(torch.zeros(1, 3, 64, 64)).shape[-2:]  # type: ignore[union-attr,operator,misc]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
@@ -244,7 +245,8 @@ class Comparison:
         if remaining < 10:
             row["peak_memory_mib"], row["memory_reason"] = None, "no time was left for it"
             return
-        row["peak_memory_mib"], reason = memory.peak_on_cpu(self.list_name, name, self.setting, min(600, remaining))
+        prepare = partial(memory.contender_call, self.list_name, name, self.setting)
+        row["peak_memory_mib"], reason = memory.peak_on_cpu(prepare, self.setting.threads, min(600, remaining))
         if reason:
             row["memory_reason"] = reason
             print(f"The memory of {name} is left out: {reason}", flush=True)

@@ -47,13 +47,29 @@ def held_on_gpu() -> float:
     return torch.cuda.memory_allocated() / MIB if torch.cuda.is_available() else 0.0
 
 
-def peak_on_cpu(list_name: str, name: str, setting: Any, timeout: float) -> tuple[float | None, str]:  # noqa: ANN401
-    """Return the peak in MiB that a call adds in a separate process, or the reason why it was not measured.
+def contender_call(list_name: str, name: str, setting: Any) -> Callable[[], object]:  # noqa: ANN401
+    """Build a contender, and return what is timed of it.
 
     Args:
         list_name: Name of the list in ``contenders`` that has the contender.
         name: The contender.
         setting: Setting that it is built for.
+    """
+    contenders = getattr(importlib.import_module("contenders"), list_name)
+    contender = next(contender for contender in contenders if contender.name == name)
+    return contender.build(setting).call
+
+
+def peak_on_cpu(
+    prepare: Callable[[], Callable[[], object]],
+    threads: int,
+    timeout: float,
+) -> tuple[float | None, str]:
+    """Return the peak in MiB that a call adds in a separate process, or the reason why it was not measured.
+
+    Args:
+        prepare: Makes the call in the process; can be pickled.
+        threads: Threads of PyTorch there.
         timeout: Seconds after which the process is killed.
 
     Returns:
@@ -67,7 +83,7 @@ def peak_on_cpu(list_name: str, name: str, setting: Any, timeout: float) -> tupl
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["contenders"])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(theirs, list_name, name, setting))
+    process = context.Process(target=_measure, args=(theirs, prepare, threads))
     process.start()
     theirs.close()
     try:
@@ -80,14 +96,12 @@ def peak_on_cpu(list_name: str, name: str, setting: Any, timeout: float) -> tupl
         process.join()
 
 
-def _measure(connection: Connection, list_name: str, name: str, setting: Any) -> None:  # noqa: ANN401
-    """Measure a contender and send the peak."""
+def _measure(connection: Connection, prepare: Callable[[], Callable[[], object]], threads: int) -> None:
+    """Measure a call and send the peak."""
     try:
-        torch.set_num_threads(setting.threads)
-        contenders = getattr(importlib.import_module("contenders"), list_name)
-        contender = next(contender for contender in contenders if contender.name == name)
+        torch.set_num_threads(threads)
         torch.manual_seed(0)
-        call = contender.build(setting).call
+        call = prepare()
         # One-time allocations, such as the primitives of oneDNN, must not count.
         call()
         gc.collect()
