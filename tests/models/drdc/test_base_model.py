@@ -15,10 +15,12 @@ ARGUMENTS = {
     "backbone": "test_efficientnet",
     "feature_stride": 8,
     "normalize_features": False,
+    "feature_pooling": 1,
     "hidden_dim": 16,
     "num_layers": 2,
     "neighbor_size": 3,
     "jitter_scale": 20.0,
+    "dropout": 0.1,
 }
 
 
@@ -89,6 +91,32 @@ def test_features_of_all_strides_are_joined_at_one(images):
 
 
 @torch.no_grad()
+def test_pooled_features_are_means_of_neighborhoods(images):
+    """Of the tokens of a level that lie in the image: four in a corner, six at an edge, nine inside."""
+    plain, pooled = build(), build(feature_pooling=3)
+    level = plain.backbone(images)[2]
+    assert plain.backbone.strides[2] == plain.feature_stride
+    first = sum(plain.backbone.channels[:2])
+    found = pooled.features(images)[:, first : first + plain.backbone.channels[2]]
+    for row, column in ((0, 0), (0, 5), (7, 11), (4, 6)):
+        rows = slice(max(0, row - 1), row + 2)
+        columns = slice(max(0, column - 1), column + 2)
+        expected = level[:, :, rows, columns].mean(dim=(2, 3))
+        torch.testing.assert_close(found[:, :, row, column], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain.features(images), pooled.features(images))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dropout", "alike"), [(0.0, True), (0.3, False)])
+def test_dropout_is_in_training_alone(images, dropout, alike):
+    model = build(dropout=dropout)
+    assert torch.equal(model(images).reconstructed, model(images).reconstructed)
+    tokens = torch.randn(1, 96, model.channels)
+    first, second = (model.train().transform(tokens) for _ in range(2))
+    assert torch.equal(first, second) == alike
+
+
+@torch.no_grad()
 def test_attention_by_arithmetic():
     """Eight heads, scaled by the root of their width; a window is not looked at, and the residual is normalised."""
     model = build()
@@ -120,7 +148,9 @@ def test_no_token_reconstructs_itself_from_itself():
     layer = model.decoder[0]
     position = torch.zeros(96, 16)
     queries = layer.queries.expand(1, -1, -1)
-    layer.to_encoded(queries, encoded, encoded + position, queries, model.hidden)[0, middle].sum().backward()
+    found = layer.to_encoded(queries, encoded, encoded + position, queries, model.hidden)[0, middle]
+    # The plain sum of what a layer norm returns is constant.
+    (found * torch.arange(16)).sum().backward()
     seen = tokens.grad.abs().sum(dim=2)[0] > 0
     assert torch.equal(seen, ~model.hidden[middle])
 

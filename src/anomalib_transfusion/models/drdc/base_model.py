@@ -23,7 +23,6 @@ STRIDES = (2, 4, 8, 16)
 NUM_HEADS = 8
 # Hidden units of the feed-forward parts, as multiples of the width.
 EXPANSION = 4
-DROPOUT = 0.1
 SMALLEST_GRID = 4
 
 
@@ -93,10 +92,12 @@ class BaseModel(nn.Module):
         feature_stride: Pixels a token is wide.
         normalize_features: Whether each channel of the features is normalised by its running statistics; UniAD's are
             not.
+        feature_pooling: Side in tokens of the mean filter of each level's features, odd; 1 for none, as UniAD.
         hidden_dim: Width of the transformer, a multiple of 8, the number of heads.
         num_layers: Layers of the encoder, and of the decoder.
         neighbor_size: Side in tokens of the window around itself that no token sees, odd; at most half of the grid.
         jitter_scale: Scale of the noise that is added to the features in training; 0 for none.
+        dropout: Share of the attention weights and of the hidden units that a training step leaves out.
 
     Raises:
         ValueError: If a parameter is impossible, or the grid of tokens too small for a window.
@@ -111,10 +112,12 @@ class BaseModel(nn.Module):
         backbone: str,
         feature_stride: Annotated[int, Range(1, 64, "Use 16, or 8 for images below 224 pixels.")],
         normalize_features: bool,
+        feature_pooling: Annotated[int, Range(1, 99, "Use 3, or 1 for none.")],
         hidden_dim: Annotated[int, Range(8, 4096, "Use 256, as UniAD.")],
         num_layers: Annotated[int, Range(1, 64, "Use 4, as UniAD.")],
         neighbor_size: Annotated[int, Range(1, 99, "Use 7, as UniAD.")],
         jitter_scale: Annotated[float, Range(0, 1000, "Use 20, as UniAD.")],
+        dropout: Annotated[float, Range(0, 0.9, "Use 0.1, as UniAD, or 0 for short trainings.")],
     ) -> None:
         check_arguments(BaseModel.__init__, locals())
         super().__init__()
@@ -124,10 +127,13 @@ class BaseModel(nn.Module):
                 f"{max(1, hidden_dim // NUM_HEADS) * NUM_HEADS}."
             )
             raise ValueError(msg)
+        _check_odd("feature_pooling", feature_pooling, "its filter")
+        _check_odd("neighbor_size", neighbor_size, "its window")
         self.backbone = FrozenBackbone(backbone, strides=STRIDES)
         self.feature_stride = feature_stride
         self.stride = max(feature_stride, *self.backbone.strides)
         self.channels = sum(self.backbone.channels)
+        self.feature_pooling = feature_pooling
         self.jitter_scale = jitter_scale
         self.normalize_features = normalize_features
         self.norm = RunningNorm(self.channels)
@@ -140,8 +146,8 @@ class BaseModel(nn.Module):
         self.embed = nn.Linear(self.channels, hidden_dim)
         self.row_embedding = nn.Parameter(torch.rand(rows, 1, hidden_dim // 2))
         self.column_embedding = nn.Parameter(torch.rand(1, columns, hidden_dim // 2))
-        self.encoder = nn.ModuleList(_EncoderLayer(hidden_dim) for _ in range(num_layers))
-        self.decoder = nn.ModuleList(_DecoderLayer(hidden_dim, rows * columns) for _ in range(num_layers))
+        self.encoder = nn.ModuleList(_EncoderLayer(hidden_dim, dropout) for _ in range(num_layers))
+        self.decoder = nn.ModuleList(_DecoderLayer(hidden_dim, dropout, rows * columns) for _ in range(num_layers))
         self.decoder_norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, self.channels)
         for name, parameter in self.named_parameters():
@@ -171,9 +177,17 @@ class BaseModel(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Return the features of images in [-1, 1] at all strides, joined at the tokens' stride, ``(B, C, h, w)``."""
         resized = [
-            F.interpolate(level, size=self.grid, mode="bilinear", align_corners=True) for level in self.backbone(images)
+            F.interpolate(self._pooled(level), size=self.grid, mode="bilinear", align_corners=True)
+            for level in self.backbone(images)
         ]
         return torch.cat(resized, dim=1)
+
+    def _pooled(self, level: Tensor) -> Tensor:
+        """Return the means of the neighborhoods, in the image alone, of features ``(B, C, h, w)``."""
+        side = self.feature_pooling
+        if side == 1:
+            return level
+        return F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False)
 
     def transform(self, tokens: Tensor) -> Tensor:
         """Reconstruct tokens, ``(B, h * w, C)``, each from those beyond its window."""
@@ -197,12 +211,13 @@ class _Attention(nn.Module):
 
     Args:
         width: Channels of the tokens.
+        dropout: Share of what is left out in training.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(width, NUM_HEADS, dropout=DROPOUT, batch_first=True)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.attention = nn.MultiheadAttention(width, NUM_HEADS, dropout=dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, residual: Tensor, hidden: Tensor) -> Tensor:
@@ -216,12 +231,13 @@ class _FeedForward(nn.Module):
 
     Args:
         width: Channels of the tokens.
+        dropout: Share of what is left out in training.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        layers = (nn.Linear(width, EXPANSION * width), nn.ReLU(), nn.Dropout(DROPOUT))
-        self.layers = nn.Sequential(*layers, nn.Linear(EXPANSION * width, width), nn.Dropout(DROPOUT))
+        layers = (nn.Linear(width, EXPANSION * width), nn.ReLU(), nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(EXPANSION * width, width), nn.Dropout(dropout))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -234,12 +250,13 @@ class _EncoderLayer(nn.Module):
 
     Args:
         width: Channels of the tokens.
+        dropout: Share of what is left out in training.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.attention = _Attention(width)
-        self.feed_forward = _FeedForward(width)
+        self.attention = _Attention(width, dropout)
+        self.feed_forward = _FeedForward(width, dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, hidden: Tensor) -> Tensor:
         """Transform tokens, ``(B, N, C)``; the position is added to queries and keys alone."""
@@ -252,15 +269,16 @@ class _DecoderLayer(nn.Module):
 
     Args:
         width: Channels of the tokens.
+        dropout: Share of what is left out in training.
         num_tokens: Number of positions, each with a learned query.
     """
 
-    def __init__(self, width: int, num_tokens: int) -> None:
+    def __init__(self, width: int, dropout: float, num_tokens: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.empty(num_tokens, width))
-        self.to_encoded = _Attention(width)
-        self.to_decoded = _Attention(width)
-        self.feed_forward = _FeedForward(width)
+        self.to_encoded = _Attention(width, dropout)
+        self.to_decoded = _Attention(width, dropout)
+        self.feed_forward = _FeedForward(width, dropout)
 
     def forward(self, decoded: Tensor, encoded: Tensor, position: Tensor, hidden: Tensor) -> Tensor:
         """Transform the layer before and the encoder's output, ``(B, N, C)`` each."""
@@ -293,16 +311,16 @@ def grid_of(image_size: Sequence[int], feature_stride: int) -> tuple[int, int]:
 
 
 def _window(neighbor_size: int, grid: tuple[int, int]) -> int:
-    """Return the side of the window: at most the largest odd number that half of the grid's shorter side holds.
-
-    Raises:
-        ValueError: If it is even.
-    """
-    if neighbor_size % 2 == 0:
-        msg = (
-            f"neighbor_size={neighbor_size} is impossible; expected an odd number, for a token is in the middle of "
-            f"its window. Use {neighbor_size - 1} or {neighbor_size + 1}."
-        )
-        raise ValueError(msg)
+    """Return the side of the window: at most the largest odd number that half of the grid's shorter side holds."""
     half = min(grid) // 2
     return min(neighbor_size, half - 1 + half % 2)
+
+
+def _check_odd(name: str, side: int, what: str) -> None:
+    """Raise ValueError if the side of a square of tokens is even."""
+    if side % 2 == 0:
+        msg = (
+            f"{name}={side} is impossible; expected an odd number, for a token is in the middle of {what}. Use "
+            f"{side - 1} or {side + 1}."
+        )
+        raise ValueError(msg)

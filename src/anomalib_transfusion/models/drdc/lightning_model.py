@@ -49,10 +49,12 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
             training starts, and kept in checkpoints.
         feature_stride: Pixels a token of the base model is wide: 16, or 8 for images below 224 pixels.
         normalize_features: Whether each channel of the features is normalised by its running statistics.
+        feature_pooling: Side in tokens of the mean filter of the features, odd, as Patchcore's 3; 1 for none.
         hidden_dim: Width of the transformer, a multiple of 8.
         num_layers: Layers of its encoder, and of its decoder.
         neighbor_size: Side in tokens of the window around itself that no token sees, odd; at most half of the grid.
         jitter_scale: Scale of the noise that is added to the features in training.
+        dropout: Share of its attention weights and hidden units that a training step leaves out.
         schedule_length: Length T of the noise schedule.
         timesteps: Timesteps that are run, falling (the paper's n_t of them, from t_nt on); the first is the largest
             that is trained.
@@ -96,6 +98,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         "backbone",
         "feature_stride",
         "normalize_features",
+        "feature_pooling",
         "hidden_dim",
         "num_layers",
         "neighbor_size",
@@ -116,10 +119,12 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         backbone: str = "efficientnet_b4",
         feature_stride: int = 16,
         normalize_features: bool = False,
+        feature_pooling: int = 1,
         hidden_dim: int = 256,
         num_layers: int = 4,
         neighbor_size: int = 7,
         jitter_scale: float = 20.0,
+        dropout: float = 0.1,
         schedule_length: int = 1000,
         timesteps: Sequence[int] = (250, 125, 50),
         cell_sizes: Sequence[int] = (8, 16),
