@@ -5,8 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -21,7 +20,6 @@ from anomalib_transfusion.checks import check_arguments, check_image_size
 from anomalib_transfusion.networks.acceleration import Precision, check_trainable
 from anomalib_transfusion.networks.backbone import load_backbones
 from anomalib_transfusion.training.averaging import AveragesLearned, averaging_of
-from anomalib_transfusion.training.compatibility import check_compatible, check_weights
 from anomalib_transfusion.training.distributed import (
     drop_repeated_images,
     keep_repeated_images_in_company,
@@ -40,6 +38,7 @@ from anomalib_transfusion.training.without_validation import WithoutValidation
 from anomalib_transfusion.visualization.training_grid import TrainingGrid
 
 from .default_parts import DefaultParts
+from .loading import LoadsCheckpoints
 from .pictures import Pictures
 
 # anomalib lists direct subclasses of its module as models: DetectorMixin, if it were one, would be listed instead.
@@ -51,7 +50,15 @@ else:
 __all__ = ["DetectorMixin"]
 
 
-class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining, RemembersValidation, Module):  # type: ignore[misc]
+class DetectorMixin(  # type: ignore[misc]
+    DefaultParts,
+    LoadsCheckpoints,
+    Pictures,
+    PlainHyperparameters,
+    SeededTraining,
+    RemembersValidation,
+    Module,
+):
     """Mix-in for steps, seeds, resuming and callbacks of a model; it must come before :class:`AnomalibModule`.
 
     A model assigns ``self.model``, a PyTorch module with ``stride`` and ``precision``, and implements the abstract
@@ -72,12 +79,6 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
     """
 
     model: Any
-
-    trained_for: ClassVar[tuple[str, ...]]
-    """Names of the parameters that must be the same in training and in use, because the weights depend on them."""
-
-    weights_prefix: ClassVar[str] = "model."
-    """Prefix of names of weights that only checkpoints of this model have."""
 
     def __init__(
         self,
@@ -137,34 +138,6 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
     def evaluation_passes(self) -> float:
         """Number of network passes to evaluate an image. A training step costs about three passes an image."""
 
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model from a checkpoint; parameters that are not passed are read from it.
-
-        Args:
-            checkpoint_path: The checkpoint.
-            args: Passed to anomalib's :meth:`AnomalibModule.load_from_checkpoint`.
-            kwargs: Passed to the same method; they may contain parameters of the model.
-
-        Returns:
-            The model.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged or holds code, which is not run, or belongs to another model.
-        """
-        try:
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except Exception:
-            # If the file itself is the problem, this raises an error that names it.
-            if isinstance(checkpoint_path, str | Path):
-                # Imported here: it needs anomalib's engine, partially imported while anomalib loads its plugins.
-                from anomalib_transfusion.training.checkpoints import WholeCheckpointIO
-
-                loaded = WholeCheckpointIO().load_checkpoint(checkpoint_path, "cpu", kwargs.get("weights_only"))
-                check_weights(loaded, cls.__name__, cls.weights_prefix)
-            raise
-
     def check_sizes(self) -> None:
         """Raise ValueError if the pre-processor normalizes, or its size is no multiple of the network's stride."""
         check_pre_processor(self.pre_processor, type(self).__name__)
@@ -177,7 +150,7 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
         Validation is rare only if the user did not set the trainer's validation interval. The method also makes the
         trainer write checkpoints atomically.
         """
-        # Imported here for the same reason as in load_from_checkpoint.
+        # Imported here: it needs anomalib's engine, partially imported while anomalib loads its plugins.
         from anomalib_transfusion.training.checkpoints import use_whole_checkpoints
 
         # If the user set the trainer's precision, autocast is left to the trainer.
@@ -298,13 +271,3 @@ class DetectorMixin(DefaultParts, Pictures, PlainHyperparameters, SeededTraining
     def on_train_end(self) -> None:
         """Give all processes of a distributed training the same buffers; their weights are the same already."""
         share_statistics(self.model)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model or of other parameters.
-
-        Raises:
-            ValueError: If the checkpoint belongs to another model or to other parameters.
-        """
-        check_weights(checkpoint, type(self).__name__, self.weights_prefix)
-        check_compatible(checkpoint, self.hparams, type(self), self.trained_for)
-        super().on_load_checkpoint(checkpoint)
