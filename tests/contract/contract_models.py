@@ -8,8 +8,12 @@ from typing import NamedTuple
 
 import anomalib.models
 import pytest
+from anomalib.deploy import ExportType
 
 from conftest import TINY
+
+EXPORTED = {ExportType.TORCH: "torch/model.pt", ExportType.ONNX: "onnx/model.onnx"}
+EXPORTED[ExportType.OPENVINO] = "openvino/model.xml"
 
 
 class Model(NamedTuple):

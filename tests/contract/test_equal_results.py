@@ -4,24 +4,22 @@
 """What every model promises to be equal: exported to itself, and a training that was resumed to one that was not."""
 
 import numpy as np
-import onnxruntime
-import pytest
 import torch
-from anomalib.deploy import OpenVINOInferencer
+from anomalib.deploy import ExportType, OpenVINOInferencer
 from anomalib.engine import Engine
-from contract_models import each_model
+from contract_models import EXPORTED, each_model
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from exports import SINGLE_PRECISION, normalise_to_the_same, onnx_kept, run_onnx
 
 # With others, the rectifiers of so small a network are off everywhere, and its map has one value.
 SEED = 2
-# OpenVINO rounds to bfloat16 by itself on processors that are faster with it.
-SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def build(model, size):
+def build(model, size, post_processor):
     """Build a model whose map takes many values: the layers that begin at zero would hide what is behind them."""
     torch.manual_seed(SEED)
-    built = model.build(image_size=size, post_processor=False)
+    built = model.build(image_size=size, post_processor=post_processor)
     for parameter in built.model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -36,30 +34,56 @@ def assert_alike(anomaly_map, score, wanted):
         np.testing.assert_allclose(np.squeeze(given), np.squeeze(expected.numpy()), rtol=0, atol=atol)
 
 
+def export(model, built, export_type, folder):
+    """Export a network from its checkpoint by the engine, as anomalib's command does, and check what was written."""
+    engine = Engine(logger=False, default_root_dir=folder, devices=1, accelerator="cpu")
+    checkpoint = folder / "model.ckpt"
+    engine._setup_trainer(built)
+    engine.trainer.strategy.connect(built)
+    engine.trainer.save_checkpoint(checkpoint)
+    other = model.build(post_processor=False)
+    path = engine.export(other, export_type, export_root=folder / "exported", ckpt_path=str(checkpoint))
+    assert path == folder / "exported/weights" / EXPORTED[export_type]
+    # The weights of the network are in it, or beside it.
+    written = sum(file.stat().st_size for file in path.parent.iterdir())
+    assert written > 2 * sum(parameter.numel() for parameter in built.model.parameters())
+    return path
+
+
 @each_model
-@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
-def test_onnx_runtime_gives_the_same(model, size, tmp_path):
-    """Of a batch, square or not."""
-    built = build(model, size)
-    images = torch.rand(2, 3, *size)
+def test_onnx_runtime_gives_the_same(model, tmp_path):
+    """Of a batch of square images, with the post-processor."""
+    built = build(model, (64, 64), post_processor=True)
+    normalise_to_the_same(built)
+    images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         wanted = built(images)
-    assert wanted.anomaly_map.shape[-2:] == size
-    session = onnxruntime.InferenceSession(built.to_onnx(tmp_path))
-    names = [output.name for output in session.get_outputs()]
-    given = dict(zip(names, session.run(names, {session.get_inputs()[0].name: images.numpy()}), strict=True))
+        raw = built.model(images)
+    torch.testing.assert_close((wanted.anomaly_map, wanted.pred_score), (raw.anomaly_map, raw.pred_score))
+    assert wanted.anomaly_map.shape[-2:] == (64, 64)
+    given = run_onnx(export(model, built, ExportType.ONNX, tmp_path), images)
     assert_alike(given["anomaly_map"], given["pred_score"], wanted)
+    for name, values in (("pred_label", "pred_score"), ("pred_mask", "anomaly_map")):
+        certain = (wanted._asdict()[values] - 0.5).abs() > 1e-3
+        assert torch.equal(given[name][certain], wanted._asdict()[name][certain])
 
 
 @each_model
 def test_openvino_gives_the_same(model, tmp_path):
-    built = build(model, (64, 32))
-    image = torch.rand(3, 64, 32)
+    """Of an image that is not square; so does the ONNX model on the way there, of a batch."""
+    size = (32, 96)
+    built = build(model, size, post_processor=False)
+    images = torch.rand(2, 3, *size)
     with torch.no_grad():
-        wanted = built(image[None])
-    inferencer = OpenVINOInferencer(built.to_openvino(tmp_path), device="CPU", config=SINGLE_PRECISION)
-    given = inferencer.predict(image.permute(1, 2, 0).numpy())
-    assert_alike(given.anomaly_map, given.pred_score, wanted)
+        wanted, of_one = built(images), built(images[:1])
+    assert wanted.anomaly_map.shape[-2:] == size
+    with onnx_kept(model.model_class, tmp_path / "onnx") as onnx_path:
+        path = export(model, built, ExportType.OPENVINO, tmp_path)
+    given = run_onnx(onnx_path, images)
+    assert_alike(given["anomaly_map"], given["pred_score"], wanted)
+    inferencer = OpenVINOInferencer(path, device="CPU", config=SINGLE_PRECISION)
+    given = inferencer.predict(images[0].permute(1, 2, 0).numpy())
+    assert_alike(given.anomaly_map, given.pred_score, of_one)
 
 
 class EachEpoch(ModelCheckpoint):

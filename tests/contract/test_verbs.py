@@ -16,13 +16,11 @@ from anomalib.data import MVTecAD
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
-from contract_models import MODELS, each_model
+from contract_models import EXPORTED, MODELS, each_model
 from PIL import Image
 
 from anomalib_transfusion.cli import explain
 
-EXPORTED = {ExportType.TORCH: "torch/model.pt", ExportType.ONNX: "onnx/model.onnx"}
-EXPORTED[ExportType.OPENVINO] = "openvino/model.xml"
 METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"}
 
 
@@ -49,6 +47,17 @@ def skip_without_tools(export_type):
     needed = {ExportType.ONNX: ["onnx", "onnxscript"], ExportType.OPENVINO: ["onnx", "onnxscript", "openvino"]}
     for name in needed.get(export_type, []):
         pytest.importorskip(name, reason=f"needs the extra {export_type.value}")
+
+
+each_export = pytest.mark.parametrize(
+    "export_type",
+    # Where the tools are there, these take longer than all the rest. That the engine exports a checkpoint to them is
+    # asserted in test_equal_results.py as well.
+    [
+        ExportType.TORCH,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (ExportType.ONNX, ExportType.OPENVINO)),
+    ],
+)
 
 
 class Project:
@@ -189,7 +198,7 @@ def test_explain(project, tmp_path, capsys):
             assert len(np.unique(picture.convert("L"))) > 50
 
 
-@pytest.mark.parametrize("export_type", ExportType)
+@each_export
 def test_export(project, export_type, tmp_path):
     skip_without_tools(export_type)
     model, _, engine = project.objects()
@@ -244,14 +253,7 @@ def test_command_predicts_what_it_is_pointed_at(project, images, tmp_path):
     assert {path.name for path in tmp_path.rglob("*.png")} == {path.name for path in files}
 
 
-@pytest.mark.parametrize(
-    "export_type",
-    # Where the tools are there, these take longer than all the rest, and differ from test_export in the command alone.
-    [
-        ExportType.TORCH,
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (ExportType.ONNX, ExportType.OPENVINO)),
-    ],
-)
+@each_export
 def test_command_exports(project, export_type, tmp_path):
     skip_without_tools(export_type)
     arguments = ["--export_type", export_type.value, "--export_root", tmp_path, "--ckpt_path", project.checkpoint]

@@ -11,32 +11,35 @@ import torch
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
 from PIL import Image
 
+from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
+from conftest import SURFACE, TINY
+from exports import SINGLE_PRECISION, normalise_to_the_same, onnx_kept, run_onnx
 from paths import DATASETS, needs_datasets
 
 IMAGES = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
-# OpenVINO rounds to bfloat16 by itself on processors that are faster with it.
-SINGLE_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def build(**parameters):
+    """Build a small model."""
+    pre_processor = TransFusion.configure_pre_processor((32, 32))
+    return TransFusion(**{"pre_processor": pre_processor, "visualizer": False, **TINY, **parameters})
 
 
 @pytest.fixture(scope="module")
 def surface(surface_root):
     """Return a data module over the small demo surface, for all tests of this module."""
-    from anomalib_transfusion import DemoSurface
-    from conftest import SURFACE
-
     return DemoSurface(root=surface_root, **SURFACE)
 
 
 @pytest.fixture(scope="module")
 def trained(surface, tmp_path_factory):
     """Return a model with thresholds and normalisation."""
-    from anomalib_transfusion import TransFusion
-    from conftest import TINY
-
-    model = TransFusion(**TINY, pre_processor=TransFusion.configure_pre_processor((32, 32)), visualizer=False)
+    seed_everything(4)
+    model = build()
     folder = tmp_path_factory.mktemp("trained")
     engine = Engine(default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False)
     engine.fit(model, datamodule=surface)
@@ -44,23 +47,36 @@ def trained(surface, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loop(trained, tmp_path_factory):
+def exported(trained, tmp_path_factory):
+    """Return the ONNX and the OpenVINO model for images of any size."""
+    folder = tmp_path_factory.mktemp("loop")
+    with onnx_kept(type(trained), folder / "onnx") as onnx_path:
+        return onnx_path, trained.to_openvino(folder)
+
+
+@pytest.fixture(scope="module")
+def loop(exported):
     """Return the ONNX model for images of any size."""
-    return trained.to_onnx(tmp_path_factory.mktemp("loop"))
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def quantised(trained, surface, tmp_path_factory):
+    """Return a model of two steps, which is quantised after training, with its ONNX and OpenVINO models."""
+    model = build(num_inference_steps=2)
+    model.model.load_state_dict(trained.model.state_dict())
+    normalise_to_the_same(model.eval())
+    folder = tmp_path_factory.mktemp("quantised")
+    with pytest.MonkeyPatch.context() as patch, onnx_kept(type(model), folder / "onnx") as onnx_path:
+        patch.chdir(folder)
+        kind = CompressionType.INT8_PTQ
+        return model, onnx_path, model.to_openvino(folder, compression_type=kind, datamodule=surface)
 
 
 def expected(model, images):
     """Return what the model gives for a batch, by the names that exported models use."""
     with torch.no_grad():
         return model(images)._asdict()
-
-
-def run_onnx(path, images):
-    """Return what an ONNX model gives for a batch."""
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    values = session.run(names, {session.get_inputs()[0].name: images.numpy()})
-    return dict(zip(names, map(torch.from_numpy, values), strict=True))
 
 
 def assert_alike(given, wanted):
@@ -90,20 +106,36 @@ def test_onnx_of_any_size(trained, loop):
     assert_alike(run_onnx(loop, smaller), expected(trained, smaller))
 
 
-def test_onnx_of_fixed_size(trained, tmp_path):
-    path = trained.to_onnx(tmp_path, input_size=(40, 48))
-    assert_alike(run_onnx(path, IMAGES), expected(trained, IMAGES))
+def test_onnx_of_fixed_size(trained, surface, tmp_path):
+    """In single precision, in which runtimes have all operations; weights and modes of the model are left as they were.
+
+    Training goes on afterwards.
+    """
+    model = build()
+    model.load_state_dict(trained.state_dict())
+    # Not in single precision as well.
+    model.double().model.network.input_projection.weight.data += 1e-12
+    before = [weight.clone() for weight in model.parameters()]
+    modes = {name: part.training for name, part in model.named_modules()}
+    path = model.to_onnx(tmp_path, input_size=(40, 48))
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert {name: part.training for name, part in model.named_modules()} == modes
+    given, wanted = run_onnx(path, IMAGES), expected(trained, IMAGES)
+    assert_alike(given, wanted)
+    torch.testing.assert_close(given["anomaly_map"], wanted["anomaly_map"], rtol=0, atol=1e-4)
     shape = onnxruntime.InferenceSession(path).get_inputs()[0].shape
     # The batch stays open.
     assert isinstance(shape[0], str)
     assert shape[1:] == [3, 40, 48]
+    engine = Engine(logger=False, default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", devices=1)
+    engine.fit(model.float(), datamodule=surface)
 
 
 @needs_datasets
-def test_real_images(trained, loop, tmp_path, monkeypatch):
+def test_real_images(trained, exported):
     """Maps and scores of photographs of magnetic tiles, through ONNX Runtime and OpenVINO."""
-    monkeypatch.chdir(tmp_path)
-    openvino = OpenVINOInferencer(trained.to_openvino(tmp_path), device="CPU", config=SINGLE_PRECISION)
+    loop, openvino_path = exported
+    openvino = OpenVINOInferencer(openvino_path, device="CPU", config=SINGLE_PRECISION)
     for kind in ("good", "crack", "blowhole"):
         file = sorted((DATASETS / "MVTecAD/magnetic_tile/test" / kind).iterdir())[0]
         image = read_image(file, as_tensor=True)[None]
@@ -120,22 +152,24 @@ def test_weights_are_stored_once(trained, loop):
     assert 4 * parameters <= stored < 1.1 * 4 * parameters
 
 
-def test_steps_are_one_loop_or_written_out(trained, loop, tiny, tmp_path):
-    """The loop holds the network once; written out, it is there once a step, and the result is the same."""
+def test_steps_are_one_loop_or_written_out(trained, loop, quantised):
+    """The loop holds the network once; written out, it is there once a step, and the result is the same.
+
+    The steps are written out for tools that quantise.
+    """
     [scan] = [node for node in onnx.load(loop).graph.node if node.op_type == "Scan"]
     body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
     convolutions = sum(node.op_type == "Conv" for node in body.node)
     assert convolutions == sum(isinstance(module, torch.nn.Conv2d) for module in trained.model.modules())
 
-    model = tiny(num_inference_steps=2)
-    model.load_state_dict(trained.state_dict())
-    unrolled = model.eval().to_onnx(tmp_path, unroll=True)
+    model, unrolled, _ = quantised
     nodes = onnx.load(unrolled).graph.node
     assert "Scan" not in {node.op_type for node in nodes}
     assert sum(node.op_type == "Conv" for node in nodes) == 2 * convolutions
     assert_alike(run_onnx(unrolled, IMAGES), expected(model, IMAGES))
     # Two steps and three are not the same by chance.
-    assert not torch.allclose(expected(model, IMAGES)["anomaly_map"], expected(trained, IMAGES)["anomaly_map"])
+    two, three = (of.model(IMAGES[:, :, :32, :32]).anomaly_map for of in (model, trained))
+    assert not torch.allclose(two, three)
     # Training goes on after an export.
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -167,28 +201,39 @@ def test_a_loop_that_the_exporter_loses_is_an_error(tiny, tmp_path):
     assert not list(tmp_path.rglob("*.onnx"))
 
 
+def check_openvino(model, path, atol, bytes_each):
+    """Assert that an OpenVINO model gives what the model gives, and how large it is.
+
+    Maps are without the normalisation, which stretches the little that this network knows, and its differences.
+    """
+    inferencer = OpenVINOInferencer(path, device="CPU", config=SINGLE_PRECISION)
+    file = path.parent / "image.png"
+    Image.fromarray((255 * IMAGES[0].permute(1, 2, 0).numpy()).round().astype(np.uint8)).save(file)
+    image = read_image(file, as_tensor=True)
+    wanted = expected(model, image[None])
+    for given in (inferencer.predict(kind) for kind in (str(file), file, image, image.numpy())):
+        np.testing.assert_allclose(given.anomaly_map, wanted["anomaly_map"], rtol=0, atol=atol)
+        np.testing.assert_allclose(given.pred_score, wanted["pred_score"], rtol=0, atol=atol)
+    stored = path.with_suffix(".bin").stat().st_size
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    assert stored < 1.1 * parameters * bytes_each
+
+
 @pytest.mark.parametrize(
     ("compression", "atol"),
     [
         (None, 1e-4),
         pytest.param(CompressionType.FP16, 1e-3, marks=pytest.mark.slow),
         pytest.param(CompressionType.INT8, 2e-2, marks=pytest.mark.slow),
-        (CompressionType.INT8_PTQ, 2e-2),
     ],
 )
-def test_openvino(trained, surface, tiny, tmp_path, monkeypatch, compression, atol):
-    """Maps without the normalisation, which stretches the little that this network knows, and its differences."""
-    monkeypatch.chdir(tmp_path)
-    model = tiny(post_processor=False)
+def test_openvino(trained, tmp_path, compression, atol):
+    model = build(post_processor=False)
     model.model.load_state_dict(trained.model.state_dict())
-    path = model.eval().to_openvino(tmp_path, compression_type=compression, datamodule=surface)
-    inferencer = OpenVINOInferencer(path, device="CPU", config=SINGLE_PRECISION)
-    Image.fromarray((255 * IMAGES[0].permute(1, 2, 0).numpy()).round().astype(np.uint8)).save("image.png")
-    image = read_image("image.png", as_tensor=True)
-    wanted = expected(model, image[None])
-    for given in (inferencer.predict(kind) for kind in ("image.png", tmp_path / "image.png", image, image.numpy())):
-        np.testing.assert_allclose(given.anomaly_map, wanted["anomaly_map"], rtol=0, atol=atol)
-        np.testing.assert_allclose(given.pred_score, wanted["pred_score"], rtol=0, atol=atol)
-    stored = path.with_suffix(".bin").stat().st_size
-    parameters = sum(parameter.numel() for parameter in model.model.parameters())
-    assert stored < 1.1 * parameters * (2 if compression else 4)
+    path = model.eval().to_openvino(tmp_path, compression_type=compression)
+    check_openvino(model, path, atol, 2 if compression else 4)
+
+
+def test_openvino_quantised_after_training(quantised):
+    model, _, path = quantised
+    check_openvino(model, path, 2e-2, 2)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training what was evaluated, exported or stopped before, and layers that tools hook or replace."""
+"""Training what was evaluated or stopped before, and layers that tools hook or replace."""
 
 import logging
 
@@ -39,14 +39,6 @@ def test_a_model_in_evaluation_mode_is_trained(tiny, surface, tmp_path, evaluate
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     run(tmp_path).fit(model, datamodule=surface)
     assert any(not torch.equal(before[name], tensor) for name, tensor in model.model.state_dict().items())
-
-
-def test_exporting_leaves_the_modes(tiny, surface, tmp_path):
-    model = tiny()
-    modes = {name: part.training for name, part in model.named_modules()}
-    model.to_onnx(tmp_path, input_size=(32, 32))
-    assert {name: part.training for name, part in model.named_modules()} == modes
-    run(tmp_path).fit(model, datamodule=surface)
 
 
 @pytest.fixture

@@ -1,12 +1,17 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fresh interpreters, as a person starts them, and tiny distributions for them to find."""
+"""Fresh interpreters, as a person starts them, and tiny distributions for them to find.
 
+Most are forks of one that holds libraries without PyTorch: see prepared.py.
+"""
+
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,15 +37,46 @@ print("same everywhere")
 _COMPLAINTS = ("could not be loaded", "could not register", "Traceback")
 
 
+def _clean(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """Return this process's environment without its Python settings, and with others."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TORCH_DEVICE"))}
+    return env | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})}
+
+
 def run(
     command: Sequence[str | Path],
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command without the Python settings of this process."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TORCH_DEVICE"))}
-    env |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})}
+    env = _clean(environment)
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@functools.cache
+def _prepared() -> subprocess.Popen[str]:
+    """Start the interpreter whose forks run programs; it ends with this process."""
+    script = Path(__file__).with_name("prepared.py")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, script], env=_clean(None), **pipes)
+
+
+def run_prepared(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``-c`` and a program, or a Python script, in a fork, as :func:`run` does in an interpreter of its own."""
+    command = list(map(str, command))
+    server = _prepared()
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {name: str(Path(folder, name)) for name in ("stdout", "stderr")}
+        request = {"command": command, "environment": _clean(environment), "cwd": str(cwd or Path.cwd()), **outputs}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        printed = {name: Path(path).read_text(encoding="utf-8") for name, path in outputs.items()}
+    return subprocess.CompletedProcess(command, status, **printed)
 
 
 def python(
@@ -50,9 +86,26 @@ def python(
     executable: str | Path = sys.executable,
     cwd: Path | None = None,
     complaints: bool = False,
+    prepared: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter; it must succeed, without a word from the plugin unless one is expected."""
-    result = run([executable, *flags, "-c", program], environment, cwd)
+    """Run a program in a fresh interpreter; it must succeed, without a word from the plugin unless one is expected.
+
+    Args:
+        program: The program.
+        environment: Further variables of its environment.
+        flags: Flags of the interpreter; with any, it is started anew.
+        executable: The interpreter; with another than this process's, it is started anew.
+        cwd: Where it is started.
+        complaints: Whether the plugin may say something.
+        prepared: Whether the interpreter may hold libraries without PyTorch.
+
+    Returns:
+        The process that has ended.
+    """
+    if prepared and not flags and executable == sys.executable:
+        result = run_prepared(["-c", program], environment, cwd)
+    else:
+        result = run([executable, *flags, "-c", program], environment, cwd)
     assert result.returncode == 0, result.stderr
     assert complaints or not any(complaint in result.stderr for complaint in _COMPLAINTS), result.stderr
     return result

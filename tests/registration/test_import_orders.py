@@ -102,7 +102,8 @@ if __name__ == "__main__":
 def test_spawned_worker(tmp_path):
     """The classes are unpickled before anything of anomalib is imported there."""
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
-    result = python("import runpy; runpy.run_path('worker.py', run_name='__main__')", cwd=tmp_path)
+    program = "import runpy; runpy.run_path('worker.py', run_name='__main__')"
+    result = python(program, cwd=tmp_path, prepared=False)
     assert "the worker has the same classes" in result.stdout
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from interpreter import SMALL, python, run
+from interpreter import SMALL, python, run_prepared
 
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 MODEL = "anomalib_transfusion.TransFusion"
@@ -40,7 +40,7 @@ SMALL_NETWORK = [
 
 def _printed_config(*arguments, cwd):
     """Let the command print what it understood."""
-    result = run([ANOMALIB, *arguments, "--print_config"], cwd=cwd)
+    result = run_prepared([ANOMALIB, *arguments, "--print_config"], cwd=cwd)
     assert result.returncode == 0, result.stderr
     return yaml.safe_load(result.stdout[result.stdout.index("# anomalib==") :])
 
@@ -75,7 +75,7 @@ def test_train_with_a_configuration_file(tmp_path):
 def test_a_parameter_that_does_not_exist(tmp_path):
     """The command is wrong only in that: it ends with an error that names the parameter."""
     arguments = ["train", "--model", "TransFusion", *ARGUMENTS["train"], "--model.colour", "3"]
-    result = run([ANOMALIB, *arguments], cwd=tmp_path)
+    result = run_prepared([ANOMALIB, *arguments], cwd=tmp_path)
     assert result.returncode != 0
     assert "colour" in result.stderr
     assert "TransFusion" in result.stderr

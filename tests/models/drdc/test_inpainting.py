@@ -128,6 +128,16 @@ def test_fill_holds_nothing_of_hidden_pixels(hidden):
         assert torch.equal(fill(changed, mask[None], 8), fill(images, mask[None], 8))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "num_sets"),
+    [((32, 48), 4), ((16, 16), 4), ((8, 16), 2), ((16, 8), 2), ((32, 32), 7), ((24, 40), 3)],
+)
+def test_in_a_lattice_one_square_is_enough(sizes, num_sets):
+    images = torch.rand(1, 3, *sizes)
+    for mask in lattice_sets(*sizes, 8, num_sets):
+        assert torch.equal(fill(images, mask[None], 8, lattice=True), fill(images, mask[None], 8))
+
+
 def test_one_mask_for_a_batch_and_masks_of_flags():
     images = torch.rand(3, 3, 16, 16)
     mask = lattice_sets(16, 16, 4, 4)[:1]

@@ -70,7 +70,7 @@ def random_sets(
     return _enlarge((numbers == chosen).float().view(batch, 1, rows, columns), cell_size)
 
 
-def fill(images: Tensor, mask: Tensor, cell_size: int) -> Tensor:
+def fill(images: Tensor, mask: Tensor, cell_size: int, *, lattice: bool = False) -> Tensor:
     """Replace hidden pixels by the mean of the known ones around them: a guess that holds nothing of what is hidden.
 
     The mean is over a square that reaches ``cell_size`` pixels to each side; where nothing is known in it, over one
@@ -80,6 +80,8 @@ def fill(images: Tensor, mask: Tensor, cell_size: int) -> Tensor:
         images: Images, ``(B, C, H, W)``.
         mask: 1 where a pixel is hidden, ``(B, 1, H, W)``, or ``(1, 1, H, W)`` for the same pixels of all images.
         cell_size: Side of a cell in pixels.
+        lattice: Whether the masks are those of :func:`lattice_sets` with cells of this size. One square is then enough,
+            for each hidden cell has a known neighbor.
 
     Returns:
         The images with hidden pixels filled, ``(B, C, H, W)``; 0 where no pixel of the image is known.
@@ -95,7 +97,7 @@ def fill(images: Tensor, mask: Tensor, cell_size: int) -> Tensor:
         mean = box_sum(visible, radius) / count.clamp(min=1)
         filled = torch.where(found, filled, mean)
         found = found | (count > 0.5)
-        if radius >= max(images.shape[-2:]) - 1:
+        if lattice or radius >= max(images.shape[-2:]) - 1:
             return filled
         radius *= 2
 

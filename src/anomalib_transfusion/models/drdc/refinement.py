@@ -151,7 +151,9 @@ class Refinement(nn.Module):
         chosen = categories.expand(folds, batch).flatten()
         noise = self.noise.to(images.dtype)
         of_cells = [x.unflatten(0, counts).flatten(1, 2).unbind() for x in (seen, masks)]
-        prediction = torch.cat([fill(*of_cell) for of_cell in zip(*of_cells, self.cell_sizes, strict=True)])
+        prediction = torch.cat([
+            fill(*of_cell, lattice=True) for of_cell in zip(*of_cells, self.cell_sizes, strict=True)
+        ])
         sets = self.masks.unflatten(0, counts[:2]).unbind()
         results = []
         for timestep in self.timesteps:
