@@ -7,8 +7,6 @@ import copy
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from anomalib_transfusion.categories import (
 from anomalib_transfusion.categories.batch import select
 from anomalib_transfusion.categories.post_processing import statistics_of
 from anomalib_transfusion.data import MultiCategory
+from commands import typed
 from conftest import SURFACE
 from paths import ROOT
 
@@ -148,15 +147,10 @@ def processes(trained, root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     for what in ("evaluate", "train"):
-        done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("by_category.py"), what, root, trained.checkpoint, folder],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        # The second process is started by Lightning.
+        script = Path(__file__).with_name("by_category.py")
+        environment = {"PYTHONPATH": path}
+        done = typed(script, what, root, trained.checkpoint, folder, folder=folder, environment=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -5,8 +5,6 @@
 
 import os
 import pickle  # noqa: S403
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from PIL import Image
 
 from anomalib_transfusion import TransFusion
 from anomalib_transfusion.cli import convert
+from commands import typed
 
 
 class Malicious:
@@ -88,17 +87,11 @@ def test_refused_by_every_way_in(use, checkpoint, marker, tiny, surface):
 
 def test_refused_on_the_command_line(checkpoint, marker, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
-    done = subprocess.run(
-        [
-            *[Path(sys.executable).with_name("anomalib"), "predict", "--model", "TransFusion"],
-            *["--data", tmp_path / "image.png", "--ckpt_path", checkpoint, "--trainer.accelerator", "cpu"],
-            *["--model.base_channels", "8", "--model.texture_source", "none"],
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "160", "TERM": "dumb"},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = typed(
+        *["anomalib", "predict", "--model", "TransFusion"],
+        *["--data", tmp_path / "image.png", "--ckpt_path", checkpoint, "--trainer.accelerator", "cpu"],
+        *["--model.base_channels", "8", "--model.texture_source", "none"],
+        folder=tmp_path,
     )
     assert done.returncode != 0
     assert "could run code" in done.stdout + done.stderr

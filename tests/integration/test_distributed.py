@@ -5,8 +5,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from contract_models import MODELS
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from commands import typed
 from paths import ROOT
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -36,14 +35,9 @@ def folder(model, tmp_path_factory, surface_root):
     """Return the folder of a training on two processes."""
     folder = tmp_path_factory.mktemp("two_processes")
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/contract"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, SCRIPT, surface_root, folder, model.class_name],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # The second process is started by Lightning.
+    environment = {"PYTHONPATH": path}
+    done = typed(SCRIPT, surface_root, folder, model.class_name, folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "eval_batch_size is 4 instead of 3" in done.stdout + done.stderr
     return folder

@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from anomalib.callbacks import ModelCheckpoint
+from anomalib.cli import AnomalibCLI
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint as LightningCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from anomalib_transfusion import TransFusion
+from anomalib_transfusion.training.validation import _typed_on_command_line
 from conftest import TINY
 
 EVERY = list(range(12))
@@ -242,3 +244,38 @@ def test_says_how_often_it_validates(fit, caplog, callback, said):
     [message] = [record.getMessage() for record in caplog.records if "validates" in record.getMessage()]
     assert said in message
     assert "check_val_every_n_epoch" in message
+
+
+@pytest.fixture(scope="module")
+def command_line():
+    """Return anomalib's command line of a training, which is not run."""
+    return AnomalibCLI([*TYPED, *DATA], run=False)
+
+
+TYPED = ["fit", "--model", "TransFusion", "--model.base_channels", "8", "--model.precision", "single"]
+DATA = ["--data", "DemoSurface", "--trainer.max_epochs", "1"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ([], set()),
+        (["--trainer.precision=32"], {"precision"}),
+        (
+            ["--trainer.val_check_interval", "1.0", "--trainer.precision", "32-true"],
+            {"precision", "val_check_interval"},
+        ),
+        (['--trainer={"check_val_every_n_epoch": 1}'], {"check_val_every_n_epoch"}),
+        (["--config", "of_trainer.yaml"], {"precision"}),
+        (["-cof_trainer.yaml"], {"precision"}),
+        (["--config=empty.yaml"], set()),
+    ],
+)
+def test_arguments_of_the_trainer_are_found(command_line, tmp_path, monkeypatch, typed, expected):
+    """Also those that are the defaults."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_trainer.yaml").write_text("trainer:\n  precision: 32-true\n", encoding="utf-8")
+    (tmp_path / "empty.yaml").write_text("trainer:\n  max_epochs: 2\n", encoding="utf-8")
+    assert _typed_on_command_line(command_line, [*TYPED, *typed, *DATA]) == expected
+    monkeypatch.setattr("sys.argv", ["anomalib", *TYPED, *typed, *DATA])
+    assert _typed_on_command_line(command_line, None) == expected

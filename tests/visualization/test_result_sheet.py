@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from anomalib_transfusion.visualization import ResultSheet
 from anomalib_transfusion.visualization.result_page import Result
 from anomalib_transfusion.visualization.result_sheet import threshold_of
 from anomalib_transfusion.visualization.sheet_drawing import GAP, caption, difference_panel, labelled
+from commands import typed
 from conftest import SURFACE, TINY
 from paths import ROOT
 
@@ -265,21 +264,10 @@ def run(program_folder, surface_root, devices, dies):
     """Run the program above."""
     script = program_folder / "program.py"
     script.write_text(PROGRAM)
-    return subprocess.run(
-        [
-            *[sys.executable, script, surface_root, program_folder, str(devices), dies],
-            *[json.dumps(TINY), json.dumps(SURFACE)],
-        ],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        },
-        cwd=program_folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # The second process is started by Lightning.
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    arguments = [surface_root, program_folder, devices, dies, json.dumps(TINY), json.dumps(SURFACE)]
+    return typed(script, *arguments, folder=program_folder, environment=environment)
 
 
 def test_two_processes_write_one_page_with_everything(surface_root, tmp_path):

