@@ -75,7 +75,8 @@ def official_gradients(model):
 
 def test_same_training_step(tmp_path):
     """Loss, gradients and running statistics of the published loss, on samples of the plain synthesis."""
-    model = build(noise_seed=None).train()
+    # In double precision: in single, rounding alone exceeds the bound on some processors.
+    model = build(noise_seed=None).double().train()
     random = np.random.default_rng(3)
     cv2.imwrite(str(tmp_path / "texture.png"), random.integers(0, 256, (90, 70, 3), dtype=np.uint8))
     images = photograph(4, 64, 32)
@@ -87,6 +88,8 @@ def test_same_training_step(tmp_path):
     assert not (changed & (sample.mask == 0)).any()
     torch.manual_seed(0)
     timestep, noise = model.draw_diffusion(images)
+    sample = sample._replace(images=sample.images.double(), mask=sample.mask.double())
+    noise = noise.double()
     unet, segmentation = ({name: weight.clone() for name, weight in state.items()} for state in states(model))
     for state in (unet, segmentation):
         for name, weight in state.items():
