@@ -24,6 +24,7 @@ __all__ = [
     "check_arguments",
     "check_image_size",
     "check_images",
+    "check_odd",
     "check_range",
     "check_shape",
     "defaults_of",
@@ -315,6 +316,19 @@ def check_shape(name: str, tensor: torch.Tensor, *expected: int) -> None:
             f"{name} has shape {tuple(tensor.shape)}; expected {expected}, to go with the images. Bring it into that "
             "shape."
         )
+        raise ValueError(msg)
+
+
+def check_odd(name: str, side: int, reason: str) -> None:
+    """Raise ValueError if the side of a square is even.
+
+    Args:
+        name: Name of the parameter.
+        side: Its value, at least 1.
+        reason: Why it must be odd, such as ``a pixel is in the middle of its filter``.
+    """
+    if side % 2 == 0:
+        msg = f"{name}={side} is impossible; expected an odd number, for {reason}. Use {side - 1} or {side + 1}."
         raise ValueError(msg)
 
 

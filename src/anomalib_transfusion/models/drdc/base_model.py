@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.checks import Range, check_arguments
+from anomalib_transfusion.checks import Range, check_arguments, check_odd
 from anomalib_transfusion.networks.backbone import FrozenBackbone, RunningNorm
 
 __all__ = ["BaseModel", "Reconstruction", "base_heat_map", "jitter", "neighbor_mask"]
@@ -127,8 +127,8 @@ class BaseModel(nn.Module):
                 f"{max(1, hidden_dim // NUM_HEADS) * NUM_HEADS}."
             )
             raise ValueError(msg)
-        _check_odd("feature_pooling", feature_pooling, "its filter")
-        _check_odd("neighbor_size", neighbor_size, "its window")
+        check_odd("feature_pooling", feature_pooling, "a token is in the middle of its filter")
+        check_odd("neighbor_size", neighbor_size, "a token is in the middle of its window")
         self.backbone = FrozenBackbone(backbone, strides=STRIDES)
         self.feature_stride = feature_stride
         self.stride = max(feature_stride, *self.backbone.strides)
@@ -314,13 +314,3 @@ def _window(neighbor_size: int, grid: tuple[int, int]) -> int:
     """Return the side of the window: at most the largest odd number that half of the grid's shorter side holds."""
     half = min(grid) // 2
     return min(neighbor_size, half - 1 + half % 2)
-
-
-def _check_odd(name: str, side: int, what: str) -> None:
-    """Raise ValueError if the side of a square of tokens is even."""
-    if side % 2 == 0:
-        msg = (
-            f"{name}={side} is impossible; expected an odd number, for a token is in the middle of {what}. Use "
-            f"{side - 1} or {side + 1}."
-        )
-        raise ValueError(msg)

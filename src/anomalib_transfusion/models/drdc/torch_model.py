@@ -10,7 +10,15 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from anomalib_transfusion.checks import Range, check_arguments, check_image_size, check_images, check_range, taken_by
+from anomalib_transfusion.checks import (
+    Range,
+    check_arguments,
+    check_image_size,
+    check_images,
+    check_odd,
+    check_range,
+    taken_by,
+)
 from anomalib_transfusion.networks.acceleration import (
     Precision,
     autocast_network,
@@ -95,7 +103,7 @@ class DrdcModel(nn.Module):
     ) -> None:
         given = check_arguments(DrdcModel.__init__, locals()) | parts
         super().__init__()
-        _check_filter(filter_size)
+        check_odd("filter_size", filter_size, "a pixel is in the middle of its filter")
         _check_band(uncertain_band)
         self.base = BaseModel(**taken_by(BaseModel, given))
         self.refinement = Refinement(**taken_by(Refinement, given))
@@ -308,16 +316,6 @@ class DrdcModel(nn.Module):
     def _score(self, base_map: Tensor) -> Tensor:
         """Return the base model's own score of each image, ``(B,)``."""
         return box_mean(base_map, self.filter_size).amax(dim=(1, 2, 3))
-
-
-def _check_filter(filter_size: int) -> None:
-    """Raise ValueError if the side of the mean filter is even."""
-    if filter_size % 2 == 0:
-        msg = (
-            f"filter_size={filter_size} is impossible; expected an odd number, for a pixel is in the middle of its "
-            f"filter. Use {filter_size - 1} or {filter_size + 1}."
-        )
-        raise ValueError(msg)
 
 
 def _check_band(band: Sequence[float]) -> None:
