@@ -151,7 +151,7 @@ def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> 
         "All": shares(table, pd.Series("all defects", index=table.index, name="")),
         "By kind": shares(table, "kind"),
         "By area of the defect, pixels": shares(table, pd.cut(table.area, SIZES)),
-        "By contrast to its surroundings, grey levels": shares(table, pd.cut(table.contrast, CONTRASTS, right=False)),
+        "By contrast to its surroundings, gray levels": shares(table, pd.cut(table.contrast, CONTRASTS, right=False)),
         "By place": shares(table, table.border.map({True: "touches the border", False: "does not"})),
     }
     lines = [f"# Failures on {path.stem.split('-')[1]}", "", f"    {command}", ""]

@@ -79,7 +79,7 @@ def made_cases() -> Iterator[Case]:
         "a soft shadow": (shape, paper * (1 - 0.25 * shadow)),
         "a dark shadow": (shape, paper * (1 - 0.8 * shadow)),
         "grass": (shape, _photograph(FOLDER / "grass.png") * (0.5, 0.9, 0.4)),
-        "the object's own colour": (shape, np.full((SIDE, SIDE, 3), surface.mean(axis=(0, 1)))),
+        "the object's own color": (shape, np.full((SIDE, SIDE, 3), surface.mean(axis=(0, 1)))),
         "over the border": (_silhouette(1.7), paper),
     }
     for name, (mask, background) in backgrounds.items():

@@ -178,7 +178,7 @@ class Comparison:
         return perf_counter() - self.start
 
     def _write(self) -> None:
-        self._summarise()
+        self._summarize()
         record.write(self.path, self.result)
 
     def _leave_out(self, name: str, reason: str) -> None:
@@ -251,7 +251,7 @@ class Comparison:
             row["memory_reason"] = reason
             print(f"The memory of {name} is left out: {reason}", flush=True)
 
-    def _summarise(self) -> None:
+    def _summarize(self) -> None:
         """Compute medians, quartiles and ratios of what was timed so far."""
         baseline = self.rows[self.result["baseline"]]["seconds"]
         peak = self.result["device"]["bf16_peak_flops"]

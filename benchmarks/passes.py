@@ -29,7 +29,7 @@ from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.benchmark import metrics
 from anomalib_transfusion.benchmark.environment import device_name, synchronize
 from anomalib_transfusion.benchmark.measure import images_per_second
-from anomalib_transfusion.benchmark.plots import COLOURS, DPI
+from anomalib_transfusion.benchmark.plots import COLORS, DPI
 from anomalib_transfusion.models.transfusion.torch_model import MaskAggregation
 from anomalib_transfusion.models.transfusion.transparency import inference_timesteps
 from anomalib_transfusion.networks.acceleration import Precision
@@ -160,9 +160,9 @@ def draw(points: list[dict[str, Any]], title: str, path: Path, labels: list[str]
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     places = range(len(points))
-    for (name, label), colour, marker in zip(METRICS.items(), COLOURS, "osD", strict=False):
+    for (name, label), color, marker in zip(METRICS.items(), COLORS, "osD", strict=False):
         values = [100 * point[name] for point in points]
-        above.plot(places, values, marker=marker, color=colour, label=label, clip_on=False)
+        above.plot(places, values, marker=marker, color=color, label=label, clip_on=False)
     above.set_ylabel("%")
     above.set_title(title)
     above.legend(frameon=False)

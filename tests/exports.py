@@ -47,7 +47,7 @@ def run_onnx(path: Path, images: torch.Tensor) -> dict[str, torch.Tensor]:
     return dict(zip(names, map(torch.from_numpy, values), strict=True))
 
 
-def normalise_to_the_same(model: torch.nn.Module) -> None:
+def normalize_to_the_same(model: torch.nn.Module) -> None:
     """Let a post-processor leave maps and scores, which are in [0, 1], as they are, and threshold them at 0.5."""
     values = {"image_min": 0, "image_max": 1, "pixel_min": 0, "pixel_max": 1}
     for name, value in {**values, "_image_threshold": 0.5, "_pixel_threshold": 0.5}.items():

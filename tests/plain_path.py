@@ -69,14 +69,14 @@ def plain_network(
             x = level.upsample(x)
     head = network.mask_head
     return Prediction(
-        anomaly=network.anomaly_head(_swish(_normalised(network.output_norm, x))),
+        anomaly=network.anomaly_head(_swish(_normalized(network.output_norm, x))),
         normal=network.normal_head(x),
         mask_logits=head.conv(_swish(head.norm(x))),
     )
 
 
-def _normalised(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
-    """Normalise groups of channels by PyTorch's function, with our weights."""
+def _normalized(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+    """Normalize groups of channels by PyTorch's function, with our weights."""
     return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
@@ -98,9 +98,9 @@ def _unet_block(block: UNetBlock, x: torch.Tensor, time: torch.Tensor) -> torch.
 
 
 def _residual(block: ResidualBlock, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    h = block.conv_1(_swish(_normalised(block.norm_1, x)))
+    h = block.conv_1(_swish(_normalized(block.norm_1, x)))
     h = h + block.time_projection(time).view(h.shape[0], -1, 1, 1)
-    return block.conv_2(_swish(_normalised(block.norm_2, h))) + block.shortcut(x)
+    return block.conv_2(_swish(_normalized(block.norm_2, h))) + block.shortcut(x)
 
 
 def _attention(block: AttentionBlock, x: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ def _plain_image(model: TransFusionModel, image: torch.Tensor) -> tuple[torch.Te
 
 
 def plain_training_step(model: TransFusionModel, loss: TransFusionLoss, sample: TrainingSample) -> LossTerms:
-    """Compute the loss of a batch; its gradient and the optimiser's step are the caller's.
+    """Compute the loss of a batch; its gradient and the optimizer's step are the caller's.
 
     Args:
         model: A :func:`plain_copy` in training mode.
@@ -269,7 +269,7 @@ def plain_noise(size: tuple[int, int], random: np.random.Generator, cells: Array
 
 
 def rotate(image: Array, degrees: float, interpolation: int) -> Array:
-    """Rotate an image ``(H, W)`` or ``(H, W, channels)`` about its centre; outside is 0."""
+    """Rotate an image ``(H, W)`` or ``(H, W, channels)`` about its center; outside is 0."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     return cv2.warpAffine(image, matrix, (width, height), flags=interpolation)

@@ -260,7 +260,7 @@ def check_images(images: torch.Tensor, stride: int) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
         msg = (
             f"The images have shape {tuple(images.shape)}; expected (B, 3, H, W): at least one image, three channels. "
-            "A single image becomes a batch with images[None], a grey one has three channels after "
+            "A single image becomes a batch with images[None], a gray one has three channels after "
             "images.expand(-1, 3, -1, -1)."
         )
         raise ValueError(msg)

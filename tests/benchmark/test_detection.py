@@ -91,7 +91,7 @@ def detections(model, data, tmp_path):
     return gathered.found
 
 
-def test_images_are_shown_as_they_are_not_as_a_model_normalises_them(tmp_path):
+def test_images_are_shown_as_they_are_not_as_a_model_normalizes_them(tmp_path):
     def images(*normalize):
         transform = Compose([Resize((64, 64)), *normalize])
         model = Patchcore("resnet18", ["layer1"], pre_trained=False, pre_processor=PreProcessor(transform))

@@ -143,10 +143,10 @@ def test_files(reported):
         image = np.asarray(Image.open(folder / picture).convert("RGB"))
         assert image.shape[0] >= 600
         assert image.shape[1] >= 900
-        # Nothing is cut off: the outermost pixels are empty, and both models' colours are inside.
+        # Nothing is cut off: the outermost pixels are empty, and both models' colors are inside.
         assert (np.concatenate([image[:3].ravel(), image[-3:].ravel(), image[:, :3].ravel()]) == 255).all()
-        for colour in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):
-            assert (image == colour).all(axis=-1).sum() > 50
+        for color in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):
+            assert (image == color).all(axis=-1).sum() > 50
 
 
 def test_default_folder_and_one_seed(tmp_path):

@@ -10,7 +10,7 @@ from anomalib.engine import Engine
 from contract_models import EXPORTED, each_model
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from exports import SINGLE_PRECISION, normalise_to_the_same, onnx_kept, run_onnx
+from exports import SINGLE_PRECISION, normalize_to_the_same, onnx_kept, run_onnx
 
 # With others, the rectifiers of so small a network are off everywhere, and its map has one value.
 SEED = 2
@@ -54,7 +54,7 @@ def export(model, built, export_type, folder):
 def test_onnx_runtime_gives_the_same(model, tmp_path):
     """Of a batch of square images, with the post-processor."""
     built = build(model, (64, 64), post_processor=True)
-    normalise_to_the_same(built)
+    normalize_to_the_same(built)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         wanted = built(images)

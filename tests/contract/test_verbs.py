@@ -25,7 +25,7 @@ METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixe
 
 
 def write_images(root, training, good, defective):
-    """Write a category `dummy` in the layout of MVTec AD: grey noise, and in defective images a bright square."""
+    """Write a category `dummy` in the layout of MVTec AD: gray noise, and in defective images a bright square."""
     random = np.random.default_rng(0)
     for part, count in (("train/good", training), ("test/good", good), ("test/bad", defective)):
         folder = root / "dummy" / part

@@ -46,16 +46,16 @@ def test_defect_depends_on_the_generator_only(kind):
 
 
 @pytest.mark.parametrize("kind", DEFECTS)
-def test_colour_image_and_other_sizes(kind):
-    grey = photograph("gravel")[:96, :160]
-    colour = np.stack([grey, grey // 2, 255 - grey], axis=2)
-    image, mask = DEFECTS[kind](colour, np.random.default_rng(0))
+def test_color_image_and_other_sizes(kind):
+    gray = photograph("gravel")[:96, :160]
+    color = np.stack([gray, gray // 2, 255 - gray], axis=2)
+    image, mask = DEFECTS[kind](color, np.random.default_rng(0))
     assert image.shape == (96, 160, 3)
     assert mask.shape == (96, 160)
     inside = mask == 255
     assert AREA[0] <= inside.mean() <= AREA[1]
-    assert np.array_equal(image[~inside], colour[~inside])
-    assert all((image[inside][:, channel] != colour[inside][:, channel]).mean() > 0.5 for channel in range(3))
+    assert np.array_equal(image[~inside], color[~inside])
+    assert all((image[inside][:, channel] != color[inside][:, channel]).mean() > 0.5 for channel in range(3))
 
 
 def test_kinds_have_their_own_shapes():

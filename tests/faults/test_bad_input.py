@@ -47,20 +47,20 @@ def own_data(folder, **arguments):
     return Folder(name="own", root=folder, abnormal_dir="bad", **settings)
 
 
-def test_grey_and_rgba_images(tiny, folder, tmp_path):
+def test_gray_and_rgba_images(tiny, folder, tmp_path):
     """They train, and predict what their RGB versions predict."""
     model = tiny()
     run = engine(tmp_path)
     run.train(model, datamodule=own_data(folder))
-    picture(tmp_path / "grey/0.png", mode="L")
-    with Image.open(tmp_path / "grey/0.png") as image:
-        (tmp_path / "colour").mkdir()
-        image.convert("RGB").save(tmp_path / "colour/0.png")
+    picture(tmp_path / "gray/0.png", mode="L")
+    with Image.open(tmp_path / "gray/0.png") as image:
+        (tmp_path / "color").mkdir()
+        image.convert("RGB").save(tmp_path / "color/0.png")
         (tmp_path / "alpha").mkdir()
         image.convert("RGBA").save(tmp_path / "alpha/0.png")
     maps = [
         run.predict(model, dataset=PredictDataset(tmp_path / name))[0].anomaly_map
-        for name in ("colour", "grey", "alpha")
+        for name in ("color", "gray", "alpha")
     ]
     assert torch.equal(maps[0], maps[1])
     assert torch.equal(maps[0], maps[2])

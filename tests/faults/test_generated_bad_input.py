@@ -135,7 +135,7 @@ def test_images(network):
                 assert "have values from" in str(error)  # noqa: PT017
                 return
             if shape == (1, 3, 2, 2) and dtype in {torch.float32, torch.float64}:
-                # One pixel at the lowest resolution, one channel a group: PyTorch refuses to normalise a single value.
+                # One pixel at the lowest resolution, one channel a group: PyTorch refuses to normalize a single value.
                 assert "more than 1 value per channel" in str(error)  # noqa: PT017
                 return
             assert not (fits and dtype.is_floating_point)

@@ -73,7 +73,7 @@ def test_corrupt_image(tiny, category, name, num_workers):
         Image.open(sheet).load()
 
 
-def save_grey_16_bits(path):
+def save_gray_16_bits(path):
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(path)
 
 
@@ -85,7 +85,7 @@ def save_float(path):
 @pytest.mark.parametrize(
     ("save", "message"),
     [
-        (save_grey_16_bits, "holds 16-bit grey values, .* would become white. Convert it to 8 bits a channel"),
+        (save_gray_16_bits, "holds 16-bit gray values, .* would become white. Convert it to 8 bits a channel"),
         (save_float, "holds floating point numbers, .* Convert it to 8 bits a channel"),
     ],
 )
@@ -109,18 +109,18 @@ def maps(tiny, folder, **arguments):
 
 
 def test_modes_that_are_read_as_what_they_are(tiny, category, tmp_path):
-    """Grey, palette, transparency, CMYK, 16 bits a channel of RGB: what the plain 8-bit RGB version gives."""
+    """Gray, palette, transparency, CMYK, 16 bits a channel of RGB: what the plain 8-bit RGB version gives."""
     plain = Image.open(sorted((category / "test/crack").iterdir())[0]).convert("RGB")
     pixels = np.asarray(plain)
     images = tmp_path / "images"
     images.mkdir()
     plain.save(images / "plain.png")
-    plain.convert("L").save(images / "grey.png")
+    plain.convert("L").save(images / "gray.png")
     transparent = plain.convert("RGBA")
     transparent.putalpha(Image.linear_gradient("L").resize(plain.size))
     transparent.save(images / "rgba.png")
-    plain.convert("L").convert("LA").save(images / "grey_alpha.png")
-    # A grey image has at most 256 colours, so the palette is exact.
+    plain.convert("L").convert("LA").save(images / "gray_alpha.png")
+    # A gray image has at most 256 colors, so the palette is exact.
     palette = plain.convert("L").convert("P")
     palette.save(images / "palette.png", transparency=3)
     cv2.imwrite(str(images / "deep.png"), pixels[..., ::-1].astype(np.uint16) * 257)
@@ -163,7 +163,7 @@ def test_one_pixel_gives_what_a_plain_image_gives(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_144_million_pixels(tiny, tmp_path):
-    """As large as PIL reads with a warning: what a small image of the same colour gives."""
+    """As large as PIL reads with a warning: what a small image of the same color gives."""
     (tmp_path / "images").mkdir()
     Image.new("L", (12_000, 12_000), 99).save(tmp_path / "images/large.png")
     Image.new("L", (32, 32), 99).save(tmp_path / "images/small.png")
@@ -211,12 +211,12 @@ def fixed(tiny):
 
 def test_on_the_command_line(category):
     """The message is what a person sees last, and no traceback of PIL hides it."""
-    save_grey_16_bits(category / ODD)
+    save_gray_16_bits(category / ODD)
     given = ["test", "--model", "TransFusion", "--data", "MVTec", "--data.root", category.parent]
     given += ["--data.category", "brick", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
     given += ["--model.base_channels", "8", "--model.texture_source", "none"]
     done = typed("anomalib", *given, folder=category.parents[1])
     assert done.returncode != 0
     last = re.sub(r"\W+", " ", done.stderr[-1500:])
-    assert re.sub(r"\W+", " ", "000.png holds 16-bit grey values, of which all above 255 would become white") in last
+    assert re.sub(r"\W+", " ", "000.png holds 16-bit gray values, of which all above 255 would become white") in last
     assert not [path for path in written(category.parents[1]) if path.suffix == ".png"]

@@ -31,7 +31,7 @@ def make_engine(folder, *callbacks, **arguments):
 
 
 class Gradients(Callback):
-    """Notes the gradient that each step of the optimiser used, as one vector."""
+    """Notes the gradient that each step of the optimizer used, as one vector."""
 
     def __init__(self):
         self.used = []

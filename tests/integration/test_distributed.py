@@ -53,7 +53,7 @@ def test_weights_are_identical(processes):
     first, second = (process["trained"] for process in processes)
     assert first.keys() == second.keys()
     weights = [name for name in first if name.startswith("model.")]
-    # The statistics of batch normalisation among them, which gradients do not share.
+    # The statistics of batch normalization among them, which gradients do not share.
     assert any("running_mean" in name for name in weights)
     assert all(torch.equal(first[name], second[name]) for name in weights)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from conftest import SURFACE, TINY
-from exports import SINGLE_PRECISION, normalise_to_the_same, onnx_kept, run_onnx
+from exports import SINGLE_PRECISION, normalize_to_the_same, onnx_kept, run_onnx
 from paths import DATASETS, needs_datasets
 
 IMAGES = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,7 @@ def surface(surface_root):
 
 @pytest.fixture(scope="module")
 def trained(surface, tmp_path_factory):
-    """Return a model with thresholds and normalisation."""
+    """Return a model with thresholds and normalization."""
     seed_everything(4)
     model = build()
     folder = tmp_path_factory.mktemp("trained")
@@ -61,12 +61,12 @@ def loop(exported):
 
 
 @pytest.fixture(scope="module")
-def quantised(trained, surface, tmp_path_factory):
-    """Return a model of two steps, which is quantised after training, with its ONNX and OpenVINO models."""
+def quantized(trained, surface, tmp_path_factory):
+    """Return a model of two steps, which is quantized after training, with its ONNX and OpenVINO models."""
     model = build(num_inference_steps=2)
     model.model.load_state_dict(trained.model.state_dict())
-    normalise_to_the_same(model.eval())
-    folder = tmp_path_factory.mktemp("quantised")
+    normalize_to_the_same(model.eval())
+    folder = tmp_path_factory.mktemp("quantized")
     with pytest.MonkeyPatch.context() as patch, onnx_kept(type(model), folder / "onnx") as onnx_path:
         patch.chdir(folder)
         kind = CompressionType.INT8_PTQ
@@ -152,17 +152,17 @@ def test_weights_are_stored_once(trained, loop):
     assert 4 * parameters <= stored < 1.1 * 4 * parameters
 
 
-def test_steps_are_one_loop_or_written_out(trained, loop, quantised):
+def test_steps_are_one_loop_or_written_out(trained, loop, quantized):
     """The loop holds the network once; written out, it is there once a step, and the result is the same.
 
-    The steps are written out for tools that quantise.
+    The steps are written out for tools that quantize.
     """
     [scan] = [node for node in onnx.load(loop).graph.node if node.op_type == "Scan"]
     body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
     convolutions = sum(node.op_type == "Conv" for node in body.node)
     assert convolutions == sum(isinstance(module, torch.nn.Conv2d) for module in trained.model.modules())
 
-    model, unrolled, _ = quantised
+    model, unrolled, _ = quantized
     nodes = onnx.load(unrolled).graph.node
     assert "Scan" not in {node.op_type for node in nodes}
     assert sum(node.op_type == "Conv" for node in nodes) == 2 * convolutions
@@ -204,7 +204,7 @@ def test_a_loop_that_the_exporter_loses_is_an_error(tiny, tmp_path):
 def check_openvino(model, path, atol, bytes_each):
     """Assert that an OpenVINO model gives what the model gives, and how large it is.
 
-    Maps are without the normalisation, which stretches the little that this network knows, and its differences.
+    Maps are without the normalization, which stretches the little that this network knows, and its differences.
     """
     inferencer = OpenVINOInferencer(path, device="CPU", config=SINGLE_PRECISION)
     file = path.parent / "image.png"
@@ -234,6 +234,6 @@ def test_openvino(trained, tmp_path, compression, atol):
     check_openvino(model, path, atol, 2 if compression else 4)
 
 
-def test_openvino_quantised_after_training(quantised):
-    model, _, path = quantised
+def test_openvino_quantized_after_training(quantized):
+    model, _, path = quantized
     check_openvino(model, path, 2e-2, 2)

@@ -106,11 +106,11 @@ def test_hooked_and_replaced_projections_are_called(tiny):
     torch.testing.assert_close(attention(x), plain)
 
 
-def test_dynamic_quantisation(tiny):
+def test_dynamic_quantization(tiny):
     model = tiny().eval().model
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         expected = model(images).anomaly_map
-        quantised = quantize_dynamic(model, {torch.nn.Linear})(images).anomaly_map
-    torch.testing.assert_close(quantised, expected, atol=0.05, rtol=0)
-    assert not torch.equal(quantised, expected)
+        quantized = quantize_dynamic(model, {torch.nn.Linear})(images).anomaly_map
+    torch.testing.assert_close(quantized, expected, atol=0.05, rtol=0)
+    assert not torch.equal(quantized, expected)

@@ -80,7 +80,7 @@ CHECKPOINTS = [
             ValueError,
             "model.image_proj_rgb.weight",
             "has no counterpart here",
-            "Pass one of their model for colour images",
+            "Pass one of their model for color images",
         ),
         Message(
             "The key {}image_proj.weight is missing",

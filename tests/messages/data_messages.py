@@ -33,7 +33,7 @@ ARCHIVE = DOWNLOAD_INFO.url.rsplit("/", maxsplit=1)[-1]
 
 
 def picture(path, size=(32, 32), mode="RGB"):
-    """Write an image of one colour, and return its path."""
+    """Write an image of one color, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size).save(path)
     return path
@@ -177,7 +177,7 @@ DATA = [
         Message("{} has no validation images", validation_without_images, ValueError,
                 "val_split_mode=none", "but they were asked for", "Choose same_as_test, from_test or from_train"),
         Message("There is no validation with", training_without_validation, UserWarning, "val_split_mode=none",
-                "no threshold and no normalisation of scores", "Choose same_as_test or from_test"),
+                "no threshold and no normalization of scores", "Choose same_as_test or from_test"),
     ),
     *in_module(
         "training/image_files.py",
@@ -186,7 +186,7 @@ DATA = [
         Message("The image {} cannot be read", lambda: read_image_file(__file__), ValueError, Path(__file__).name,
                 "cannot be read: cannot identify image file", "Replace it, or take it out of the data set"),
         Message("The image {} holds {}", lambda tmp_path: read_image_file(picture(tmp_path / "deep.png", mode="I;16")),
-                ValueError, "deep.png holds 16-bit grey values", "8 bits a channel", "or take it out of the data set"),
+                ValueError, "deep.png holds 16-bit gray values", "8 bits a channel", "or take it out of the data set"),
         Message("The mask {} holds {}", mask_of_floats, ValueError,
                 "000_mask.png holds floating point numbers", "8 bits: 0, and 255 on the defect", "Save it with"),
         Message("The mask {} has {}x{} pixels", mask_of_another_shape, ValueError, "000_mask.png has 64x30 pixels",

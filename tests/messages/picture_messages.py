@@ -117,7 +117,7 @@ PICTURES = [
                 "image is a ndarray", "expected a file, a PIL image or a tensor",
                 "Convert an array with PIL.Image.fromarray"),
         Message("image has shape {}", lambda tiny: visualize_reverse_process(tiny(), IMAGE[None]), ValueError,
-                "shape (1, 3, 32, 32)", "expected one colour image", "Take one of a batch with image[0]"),
+                "shape (1, 3, 32, 32)", "expected one color image", "Take one of a batch with image[0]"),
     ),
     *in_module(
         "visualization/explain.py",

@@ -17,7 +17,7 @@ IMAGES = torch.rand(2, 3, 32, 32)
 
 
 def picture(path, mode="RGB"):
-    """Write an image of one colour, and return its path."""
+    """Write an image of one color, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, (32, 32)).save(path)
     return path
@@ -108,7 +108,7 @@ SYNTHESIS = [
                 ValueError, "structure_share=0", "leaves no source of anomalies", "Give textures, or a share above 0"),
         Message("images must have the shape", lambda: part(AnomalyGenerator, None)(IMAGES[:, :1]), ValueError,
                 "got (2, 1, 32, 32)", "must have the shape (B, 3, H, W)",
-                "a grey one has three channels after images.expand"),
+                "a gray one has three channels after images.expand"),
         Message("foreground must have the shape", lambda: part(AnomalyGenerator, None)(IMAGES, IMAGES), ValueError,
                 "got (2, 3, 32, 32)", "must have the shape (2, 1, 32, 32)", "Resize the masks"),
         Message("the textures are {}x{}", textures_of_another_size, ValueError,

@@ -71,7 +71,7 @@ TRAINING = [
     ),
     *in_module(
         "training/transforms.py",
-        Message("The {} of {} normalise images", normalized_data, ValueError,
+        Message("The {} of {} normalize images", normalized_data, ValueError,
                 "to values from -1 to 1", "expected [0, 1]", "Remove Normalize"),
     ),
     *in_module(
@@ -82,7 +82,7 @@ TRAINING = [
     *in_module(
         "training/transforms.py",
         Message(
-            "The pre-processor {} normalises",
+            "The pre-processor {} normalizes",
             lambda tiny: tiny(pre_processor=PreProcessor(transform=Compose([Resize((32, 32)), Normalize([0.5], [1])]))),
             ValueError,
             "Normalize(mean=[0.5]",

@@ -154,7 +154,7 @@ def test_training_on_a_processor_is_in_contiguous_memory(precision):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("shape", [(2, 64, 256, 200), (70, 64, 20, 16)], ids=["strips of an image", "several images"])
-def test_normalisation_in_channels_last_memory_is_exact(shape, overwrite):
+def test_normalization_in_channels_last_memory_is_exact(shape, overwrite):
     """Held against double precision; PyTorch's own is wrong by 4e-4 for the larger shape."""
     torch.manual_seed(0)
     norm = GroupNormSiLU(8, 64)

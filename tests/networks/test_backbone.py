@@ -45,7 +45,7 @@ def test_features_are_those_of_the_whole_network(name, images):
     assert backbone.strides == [4, 8, 16]
 
 
-def test_images_are_normalised_as_those_of_imagenet(images):
+def test_images_are_normalized_as_those_of_imagenet(images):
     backbone = FrozenBackbone(SMALL)
     seen = []
     backbone.network.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
@@ -68,7 +68,7 @@ def test_layers_are_taken_by_name_in_their_order():
     assert (backbone.layers, backbone.strides, backbone.channels) == (["blocks.0", "blocks.3"], [2, 16], [16, 48])
 
 
-def test_running_normalisation():
+def test_running_normalization():
     """By the mean of the first hundred batches, then by an average that forgets; the same in both modes."""
     norm = RunningNorm(3)
     batches = 5 + 2 * torch.randn(120, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

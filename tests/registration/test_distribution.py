@@ -54,8 +54,8 @@ def metadata(wheel):
 def test_files_of_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        licence = next(name for name in names if name.endswith("LICENSE"))
-        assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
+        text = next(name for name in names if name.endswith("LICENSE"))
+        assert archive.read(text) == (ROOT / "LICENSE").read_bytes()
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         declared = archive.read(entry_points).decode()
     assert "anomalib_transfusion/py.typed" in names

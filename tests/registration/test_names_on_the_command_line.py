@@ -74,10 +74,10 @@ def test_train_with_a_configuration_file(tmp_path):
 
 def test_a_parameter_that_does_not_exist(tmp_path):
     """The command is wrong only in that: it ends with an error that names the parameter."""
-    arguments = ["train", "--model", "TransFusion", *ARGUMENTS["train"], "--model.colour", "3"]
+    arguments = ["train", "--model", "TransFusion", *ARGUMENTS["train"], "--model.color", "3"]
     result = run_prepared([ANOMALIB, *arguments], cwd=tmp_path)
     assert result.returncode != 0
-    assert "colour" in result.stderr
+    assert "color" in result.stderr
     assert "TransFusion" in result.stderr
     assert not (tmp_path / "results").exists()
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Each colour and geometry change against torchvision's, PIL's or kornia's equivalent."""
+"""Each color and geometry change against torchvision's, PIL's or kornia's equivalent."""
 
 import math
 
@@ -92,7 +92,7 @@ def test_gamma_matches_torchvision_channel_by_channel(pictures):
 
 def test_hue_and_saturation_match_kornia(pictures):
     images = unit(pictures)
-    images[2] = images[2, :1]  # grey has no hue
+    images[2] = images[2, :1]  # gray has no hue
     hue, saturation = torch.tensor([0.19, -0.19, 0.1, 0.0]), torch.tensor([0.1, -0.15, 0.19, 0.0])
     h, s, v = rgb_to_hsv(images).unbind(1)
     h = (h + 2 * math.pi * hue.view(-1, 1, 1)) % (2 * math.pi)
@@ -102,7 +102,7 @@ def test_hue_and_saturation_match_kornia(pictures):
     torch.testing.assert_close(ours[3], images[3], atol=1e-5, rtol=0)
 
 
-def test_brightness_scales_and_shifts_the_luma_and_keeps_colour_differences(pictures):
+def test_brightness_scales_and_shifts_the_luma_and_keeps_color_differences(pictures):
     images = 0.3 + 0.4 * unit(pictures)
     multiply, add = torch.tensor([0.8, 1.2, 1.0, 1.1]), torch.tensor([0.05, -0.05, 0.1, 0.0])
     ours = changes.multiply_and_add_to_brightness(images, multiply, add)

@@ -56,7 +56,7 @@ def test_brightness():
 
 
 def test_sharpness():
-    # pillike.EnhanceSharpness(), whose factor is (0.0, 2.0); the smoothed pixel is (8 neighbours + 5 itself) / 13.
+    # pillike.EnhanceSharpness(), whose factor is (0.0, 2.0); the smoothed pixel is (8 neighbors + 5 itself) / 13.
     image = torch.full((3, 3, 3), 0.4)
     image[:, 1, 1] = 0.6
     smooth = (8 * 0.4 + 5 * 0.6) / 13
@@ -66,9 +66,9 @@ def test_sharpness():
 
 def test_hue_and_saturation():
     # AddToHueAndSaturation((-50, 50), per_channel=True): both in 255ths, of the circle and of the range.
-    colour = (0.3, 0.6, 0.6)
-    hue, saturation, _ = colorsys.rgb_to_hsv(*colour)
-    result = drawn(changes._random_hue_and_saturation, flat(*colour))[:, :, 0, 0].tolist()
+    color = (0.3, 0.6, 0.6)
+    hue, saturation, _ = colorsys.rgb_to_hsv(*color)
+    result = drawn(changes._random_hue_and_saturation, flat(*color))[:, :, 0, 0].tolist()
     turned = np.array([colorsys.rgb_to_hsv(*pixel)[:2] for pixel in result])
     assert_uniform((turned[:, 0] - hue) * 255, -50, 50)
     assert_uniform((turned[:, 1] - saturation) * 255, -50, 50)

@@ -213,21 +213,21 @@ def test_sources_by_share():
     bank = TextureBank(files, (64, 64))
     black = torch.zeros(60, 3, 64, 64)
 
-    def colourful(share):
-        """Tell how many anomalies on black have more than one colour: black has one, however it is changed."""
+    def colorful(share):
+        """Tell how many anomalies on black have more than one color: black has one, however it is changed."""
         batch = part(BlendedAnomalyGenerator, bank, structure_share=share, anomalous_share=1, min_perlin_scale=2)(black)
         inside = torch.where(batch.mask > 0, batch.images, torch.nan).flatten(1)
         return sum(len(row[~row.isnan()].unique()) > 9 for row in inside)
 
-    assert colourful(1.0) < 5
-    assert colourful(0.0) > 50
-    assert 10 < colourful(0.5) < 50
+    assert colorful(1.0) < 5
+    assert colorful(0.0) > 50
+    assert 10 < colorful(0.5) < 50
 
 
 @needs_reference
 @pytest.mark.slow
 def test_anomalies_are_as_strong_as_the_authors(statistics):
-    """Within 7 %: of the ten changes, that of brightness is another colour space's, and none is in 8 bits."""
+    """Within 7 %: of the ten changes, that of brightness is another color space's, and none is in 8 bits."""
     folder = Path(skimage.__file__).parent / "data"
     files = [folder / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
     images = photograph(size=(256, 256)).expand(16, -1, -1, -1)

@@ -13,10 +13,10 @@ from anomalib_transfusion.synthesis.sources import read_image
 from paths import DATASETS, needs_datasets
 
 
-def disc_image(radius=60, size=256, background=0.2, colour=(0.7, 0.3, 0.2), noise=0.03):
+def disc_image(radius=60, size=256, background=0.2, color=(0.7, 0.3, 0.2), noise=0.03):
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     disc = (y - 0.47 * size) ** 2 + (x - 0.55 * size) ** 2 < radius**2
-    image = torch.where(disc, torch.tensor(colour).view(3, 1, 1), torch.tensor(background))
+    image = torch.where(disc, torch.tensor(color).view(3, 1, 1), torch.tensor(background))
     return (image + noise * torch.randn(3, size, size)).clamp(0, 1), disc
 
 
@@ -36,7 +36,7 @@ def test_a_disc_is_covered_and_little_else(size, radius):
 
 def test_holes_and_a_dark_object_on_white():
     torch.manual_seed(1)
-    image, disc = disc_image(background=0.95, colour=(0.3, 0.3, 0.3))
+    image, disc = disc_image(background=0.95, color=(0.3, 0.3, 0.3))
     image[:, 118:123, 138:143] = 0.95
     found = estimate_foreground(image[None])[0, 0].bool()
     assert found[disc].all()

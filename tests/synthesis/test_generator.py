@@ -118,25 +118,25 @@ def test_images_that_a_resize_rounded_beyond_the_range(noisy_textures):
 def test_anomalies_on_gray_images_are_gray_where_asked(noisy_textures):
     torch.manual_seed(5)
     gray = torch.rand(16, 1, 32, 32).expand(-1, 3, -1, -1)
-    colour = torch.rand(16, 3, 32, 32)
+    color = torch.rand(16, 3, 32, 32)
 
-    def colourfulness(images, **parameters):
+    def colorfulness(images, **parameters):
         appearance = part(AnomalyGenerator, noisy_textures, **parameters)(images).appearance
         return float((appearance.amax(dim=1) - appearance.amin(dim=1)).max())
 
-    assert colourfulness(gray, grayscale=True) == pytest.approx(0, abs=1e-5)
-    assert colourfulness(gray) > 0.5
-    assert colourfulness(colour, grayscale=True) > 0.5
+    assert colorfulness(gray, grayscale=True) == pytest.approx(0, abs=1e-5)
+    assert colorfulness(gray) > 0.5
+    assert colorfulness(color, grayscale=True) > 0.5
 
 
 def test_each_image_of_a_batch_is_gray_or_not_by_itself(noisy_textures):
     torch.manual_seed(5)
     images = torch.cat([torch.rand(8, 1, 32, 32).expand(-1, 3, -1, -1), torch.rand(8, 3, 32, 32)])
-    # The first half carries anomalies; two of its images have colour.
+    # The first half carries anomalies; two of its images have color.
     order = [8, 0, 1, 9, 2, 3, *range(4, 8), *range(10, 16)]
     appearance = part(AnomalyGenerator, noisy_textures, grayscale=True)(images[order]).appearance[:6]
-    coloured = ((appearance.amax(dim=1) - appearance.amin(dim=1)).amax(dim=(1, 2)) > 0.01).tolist()
-    assert coloured == [True, False, False, True, False, False]
+    colored = ((appearance.amax(dim=1) - appearance.amin(dim=1)).amax(dim=(1, 2)) > 0.01).tolist()
+    assert colored == [True, False, False, True, False, False]
 
 
 def test_anomalies_stay_in_the_foreground(noisy_textures):
@@ -212,7 +212,7 @@ def test_everything_of_a_sample_turns_together():
 
 def test_angles_fill_the_range_and_do_not_leave_it():
     torch.manual_seed(13)
-    # A horizontal line through the centre shows the angle by the row in which it leaves the image.
+    # A horizontal line through the center shows the angle by the row in which it leaves the image.
     image = torch.zeros(600, 1, 201, 201)
     image[:, :, 100] = 1
     (rotated,) = rotate_some([image], probability=1.0, degrees=20.0)

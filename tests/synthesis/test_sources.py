@@ -59,8 +59,8 @@ def test_layouts_and_suffixes(tmp_path, name):
     assert texture[1:].mean() < 0.05
 
 
-def test_grey_and_transparent_files_become_rgb(tmp_path):
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((9, 9), 128, np.uint8))
+def test_gray_and_transparent_files_become_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((9, 9), 128, np.uint8))
     cv2.imwrite(str(tmp_path / "alpha.png"), np.full((9, 9, 4), 128, np.uint8))
     torch.manual_seed(0)
     textures = TextureBank.from_folder(tmp_path, 16).sample(8)

@@ -99,7 +99,7 @@ def test_metrics_are_no_part_of_checkpoints(tiny):
         PostProcessor(enable_thresholding=False, enable_normalization=False),
         PostProcessor(enable_normalization=False),
     ],
-    ids=["none", "no_threshold", "neither", "no_normalisation"],
+    ids=["none", "no_threshold", "neither", "no_normalization"],
 )
 def test_without_labels_the_test_after_the_training_works(tiny, surface, engine, post_processor):
     """With the metrics that need none; the others are there where a threshold is."""

@@ -58,7 +58,7 @@ class Own(v2.Transform):
 def test_normalize_among_the_augmentations(tiny, surface_root, engine, tmp_path, nest, where):
     """Before the first step, whichever part of the data has it."""
     data = DemoSurface(root=surface_root, **SURFACE, **{where: nest(v2.Normalize(MEAN, STD))})
-    with pytest.raises(ValueError, match=rf"augmentations of .* normalise images to values {IMAGENET}.*Remove Normal"):
+    with pytest.raises(ValueError, match=rf"augmentations of .* normalize images to values {IMAGENET}.*Remove Normal"):
         engine.train(tiny(), datamodule=data)
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -66,7 +66,7 @@ def test_normalize_among_the_augmentations(tiny, surface_root, engine, tmp_path,
 def test_normalize_of_the_first_version_and_in_predictions(tiny, surface_root, engine):
     transform = v1.Compose([v1.Resize(32), v1.Normalize(MEAN, STD)])
     images = PredictDataset(surface_root / "brick/test/good", transform=transform)
-    with pytest.raises(ValueError, match=rf"transform of PredictDataset normalise images to values {IMAGENET}"):
+    with pytest.raises(ValueError, match=rf"transform of PredictDataset normalize images to values {IMAGENET}"):
         engine.predict(tiny(), dataset=images)
 
 
@@ -79,12 +79,12 @@ def test_normalize_that_changes_nothing_is_taken(tiny, surface_root, engine):
 def test_normalize_in_the_pre_processor(nest):
     from anomalib.pre_processing import PreProcessor
 
-    with pytest.raises(ValueError, match="normalises, but TransFusion expects"):
+    with pytest.raises(ValueError, match="normalizes, but TransFusion expects"):
         TransFusion(pre_processor=PreProcessor(transform=nest(v2.Normalize(MEAN, STD))))
 
 
 def hidden(images):
-    """Normalise where nobody can see it."""
+    """Normalize where nobody can see it."""
     return (images - 0.5) / 0.25
 
 

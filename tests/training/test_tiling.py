@@ -37,7 +37,7 @@ def test_tiles_side_by_side_are_processed_as_images_of_their_own(model):
 
 
 def test_each_tile_has_the_timestep_and_the_mask_of_its_image():
-    """With a network that can be told apart, which a small one cannot: its normalisation hides the timestep."""
+    """With a network that can be told apart, which a small one cannot: its normalization hides the timestep."""
 
     def network(x_t, previous_mask, timestep):
         return Prediction(x_t * timestep.view(-1, 1, 1, 1), x_t, previous_mask)
@@ -64,7 +64,7 @@ def test_overlapping_tiles_are_averaged_in_training(model):
     model.tiler = Tiler((32, 32), (32, 16))
     tiled = model(IMAGES, masks, timesteps)
     left, right = (slice(None, 32), slice(16, None))
-    # One batch, as batch normalisation sees it.
+    # One batch, as batch normalization sees it.
     both = torch.cat([
         torch.cat([t[i : i + 1, ..., side] for i in (0, 1) for side in (left, right)]) for t in (IMAGES,)
     ])

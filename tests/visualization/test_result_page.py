@@ -303,8 +303,8 @@ def test_nothing_is_cut_off(visit, judged, scheme, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("li a").first.click()
     assert page.evaluate("document.querySelector('dialog').scrollWidth") <= width
-    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (int(colour.split("(")[1].split(",")[0]) < 128) == (scheme == "dark")
+    color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (int(color.split("(")[1].split(",")[0]) < 128) == (scheme == "dark")
 
 
 @pytest.fixture(scope="module")

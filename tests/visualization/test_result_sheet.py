@@ -24,7 +24,7 @@ from anomalib_transfusion import TransFusion
 from anomalib_transfusion.visualization import ResultSheet
 from anomalib_transfusion.visualization.result_page import Result
 from anomalib_transfusion.visualization.result_sheet import threshold_of
-from anomalib_transfusion.visualization.sheet_drawing import GAP, caption, difference_panel, labelled
+from anomalib_transfusion.visualization.sheet_drawing import GAP, caption, difference_panel, labeled
 from commands import typed
 from conftest import SURFACE, TINY
 from paths import ROOT
@@ -65,7 +65,7 @@ def page_of(engine, folder="images"):
 @pytest.mark.parametrize("width", [96, 128, 256, 700])
 def test_names_fit_and_cover_nothing(name, width):
     panel = Image.new("RGB", (width, width), (200, 30, 30))
-    sheet = labelled(panel, name, {"color": "white", "background": (0, 0, 0, 128), "font": None, "size": None})
+    sheet = labeled(panel, name, {"color": "white", "background": (0, 0, 0, 128), "font": None, "size": None})
     assert sheet.crop((0, sheet.height - width, width, sheet.height)).tobytes() == panel.tobytes()
     strip = np.array(sheet.crop((0, 0, width, sheet.height - width)).convert("L"))
     written = np.flatnonzero((strip != strip[0, 0]).any(axis=0))
@@ -116,7 +116,7 @@ def test_position_of_names_is_kept(item):
         assert differs.max() < 225
 
 
-def test_size_and_colour_of_names_are_kept(item):
+def test_size_and_color_of_names_are_kept(item):
     small, large = (
         ResultSheet(text_config={"size": size}).panels(item, {"Reconstruction": item.image})[0] for size in (9, 30)
     )

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["plot_categories", "plot_throughput"]
 
 # Okabe and Ito's colors, which people with any color vision can tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
-GREY = "#555555"
+GRAY = "#555555"
 DPI = 150
 
 
@@ -45,14 +45,14 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
     axes = figure.add_subplot()
     width = 0.8 / len(table.models)
     for index in range(len(table.models)):
-        colour = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         for place, (_, cells) in enumerate(groups):
             cell, x = cells[index], place + (index - (len(table.models) - 1) / 2) * width
             if cell.mean is not None:
                 height = 100 * cell.mean - bottom
                 # No more than 100 is possible.
                 error = None if cell.std is None else [[100 * cell.std], [100 * min(cell.std, 1 - cell.mean)]]
-                axes.bar(x, height, 0.92 * width, bottom, color=colour, yerr=error, ecolor=GREY, capsize=2)
+                axes.bar(x, height, 0.92 * width, bottom, color=color, yerr=error, ecolor=GRAY, capsize=2)
                 if bars <= 24 and error is None:
                     axes.annotate(
                         f"{100 * cell.mean:.1f}",
@@ -64,7 +64,7 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
                     )
             elif cell.failed:
                 place_text = (x, bottom + 0.02 * (100 - bottom))
-                axes.text(*place_text, "failed", rotation=90, ha="center", va="bottom", fontsize=8, color=colour)
+                axes.text(*place_text, "failed", rotation=90, ha="center", va="bottom", fontsize=8, color=color)
     axes.axvline(len(groups) - 1.5, color="#BBBBBB", linewidth=0.8)
     axes.set_xticks(range(len(groups)), [group for group, _ in groups])
     if len(groups) > 8:
@@ -78,7 +78,7 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
     _dress(axes)
     axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
     figure.suptitle(title, fontsize=12)
-    handles = [Patch(color=COLOURS[i % len(COLOURS)], label=fill(m, 40)) for i, m in enumerate(table.models)]
+    handles = [Patch(color=COLORS[i % len(COLORS)], label=fill(m, 40)) for i, m in enumerate(table.models)]
     # As many beside each other as there is room for, at about eleven letters an inch.
     beside = int(11 * figure.get_figwidth() / (6 + max(min(40, len(model)) for model in table.models)))
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(beside, len(handles))), frameon=False)
@@ -111,7 +111,7 @@ def plot_throughput(points: pd.DataFrame, name: str, title: str, path: Path) -> 
             points["throughput"].iloc[index],
             accuracy.iloc[index],
             MARKERS[index % len(MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
+            color=COLORS[index % len(COLORS)],
             markersize=9,
             label=model,
         )

@@ -51,7 +51,7 @@ def crack(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
     def draw() -> tuple[Layer, Region]:
         side = _side(image)
         heading = rng.uniform(0, 2 * np.pi)
-        trunk = _walk(_centre(image, rng, 0.25), heading, rng.uniform(0.35, 0.6) * side, 0.5, rng)
+        trunk = _walk(_center(image, rng, 0.25), heading, rng.uniform(0.35, 0.6) * side, 0.5, rng)
         other = _walk(trunk[0], heading + np.pi + rng.normal(0, 0.3), rng.uniform(0.15, 0.4) * side, 0.5, rng)
         width = rng.uniform(0.013, 0.021) * side
         strokes = [(trunk, width), (other, width)]
@@ -80,11 +80,11 @@ def displaced(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
 
     def draw() -> tuple[Layer, Region]:
         side = _side(image)
-        centre = _centre(image, rng, 0.2)
-        outline = _polygon(centre, rng.uniform(0.08, 0.145) * side, rng, corners=(5, 8), jitter=0.2)
+        center = _center(image, rng, 0.2)
+        outline = _polygon(center, rng.uniform(0.08, 0.145) * side, rng, corners=(5, 8), jitter=0.2)
         alpha = _fill(image, outline)
         turn = rng.choice((-1, 1)) * rng.uniform(25, 90)
-        matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), turn, 1.0)
+        matrix = cv2.getRotationMatrix2D((float(center[0]), float(center[1])), turn, 1.0)
         shift = rng.uniform(0.08, 0.2) * side * _direction(rng.uniform(0, 2 * np.pi))
         matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + shift])
         size = (image.shape[1], image.shape[0])
@@ -115,13 +115,13 @@ def hole(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
 
     def draw() -> tuple[Layer, Region]:
         side = _side(image)
-        centre = _centre(image, rng, 0.12)
+        center = _center(image, rng, 0.12)
         radius = rng.uniform(0.05, 0.12) * side
-        outline = _polygon(centre, radius, rng, corners=(9, 15), jitter=0.18)
+        outline = _polygon(center, radius, rng, corners=(9, 15), jitter=0.18)
         alpha = _fill(image, outline)
         light = _direction(rng.uniform(0, 2 * np.pi))
         rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
-        depth = ((columns - centre[0]) * light[0] + (rows - centre[1]) * light[1]) / (2 * radius)
+        depth = ((columns - center[0]) * light[0] + (rows - center[1]) * light[1]) / (2 * radius)
         bottom = _grain(image, rng, level=rng.uniform(12, 35), sigma=5) + _like(image, 35 * np.clip(depth, -0.4, 1))
         inside = _blend(image, bottom + 0.12 * image, alpha)
         rim = alpha * (1 - _fill(image, outline - rng.uniform(0.01, 0.018) * side * light))
@@ -145,7 +145,7 @@ def scratch(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
         side = _side(image)
         heading = rng.uniform(0, 2 * np.pi)
         length = rng.uniform(0.35, 0.85) * side
-        start = _centre(image, rng, 0.3) - 0.5 * length * _direction(heading)
+        start = _center(image, rng, 0.3) - 0.5 * length * _direction(heading)
         path = _walk(start, heading, length, 0.04, rng)
         width = rng.uniform(0.012, 0.022) * side
         core = _stroke(image, path, width, 0.3 * width, swell=rng.uniform(0.2, 0.5), rng=rng)
@@ -173,7 +173,7 @@ def stain(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
 
     def draw() -> tuple[Layer, Region]:
         side = _side(image)
-        outline = _curve(_centre(image, rng, 0.12), rng.uniform(0.065, 0.13) * side, rng)
+        outline = _curve(_center(image, rng, 0.12), rng.uniform(0.065, 0.13) * side, rng)
         blur = rng.uniform(0.008, 0.016) * side
         body = cv2.GaussianBlur(_fill(image, outline), (0, 0), blur)
         ring = body - cv2.GaussianBlur(body, (0, 0), 0.03 * side)
@@ -235,8 +235,8 @@ def _side(image: Image) -> float:
 
 def _texture(image: Image) -> float:
     """Return how rough a surface is: from 0 for a smooth one to 1 where neighborhoods vary by 30 gray levels."""
-    grey = image.reshape(*image.shape[:2], -1).mean(axis=2, dtype=np.float32)
-    fine = grey - cv2.GaussianBlur(grey, (0, 0), 0.04 * _side(image))
+    gray = image.reshape(*image.shape[:2], -1).mean(axis=2, dtype=np.float32)
+    fine = gray - cv2.GaussianBlur(gray, (0, 0), 0.04 * _side(image))
     return float(min(1, fine.std() / 30))
 
 
@@ -261,7 +261,7 @@ def _direction(angle: float) -> NDArray:
     return np.array([np.cos(angle), np.sin(angle)])
 
 
-def _centre(image: Image, rng: np.random.Generator, margin: float) -> NDArray:
+def _center(image: Image, rng: np.random.Generator, margin: float) -> NDArray:
     """Draw a point ``(x, y)`` in pixels that keeps a margin, given as a part of the sides, from the border."""
     return rng.uniform(margin, 1 - margin, 2) * (image.shape[1], image.shape[0])
 
@@ -286,7 +286,7 @@ def _walk(start: NDArray, heading: float, length: float, bend: float, rng: np.ra
 
 
 def _polygon(
-    centre: NDArray,
+    center: NDArray,
     radius: float,
     rng: np.random.Generator,
     corners: tuple[int, int],
@@ -296,16 +296,16 @@ def _polygon(
     count = int(rng.integers(*corners))
     angles = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count + rng.uniform(0, 2 * np.pi)
     radii = radius * rng.uniform(1 - 1.5 * jitter, 1 + jitter, count)
-    return _stretched(np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None], rng) + centre
+    return _stretched(np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None], rng) + center
 
 
-def _curve(centre: NDArray, radius: float, rng: np.random.Generator) -> NDArray:
+def _curve(center: NDArray, radius: float, rng: np.random.Generator) -> NDArray:
     """Return the points ``(N, 2)`` of a smooth closed curve: a circle with random harmonics 2 to 7."""
     angles = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     orders = np.arange(2, 8)[:, None]
     waves = rng.normal(0, 0.28, (6, 1)) / orders**0.9 * np.cos(orders * angles + rng.uniform(0, 2 * np.pi, (6, 1)))
     radii = radius * np.clip(1 + waves.sum(axis=0), 0.3, 2)
-    return _stretched(np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None], rng) + centre
+    return _stretched(np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None], rng) + center
 
 
 def _stretched(points: NDArray, rng: np.random.Generator) -> NDArray:

@@ -52,7 +52,7 @@ class EncoderLevel(nn.Module):
     Args:
         channels: Channels before, between and after the blocks.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
         attention: Makes the attention of a block, as for a block.
         downsample: Whether the resolution is halved afterwards.
     """
@@ -108,7 +108,7 @@ class DecoderLevel(nn.Module):
         channels: Channels before, between and after the blocks.
         skip_channels: Channels of the skip connection of each block.
         time_channels: Width of the time embedding.
-        groups: Largest number of groups of the group normalisation.
+        groups: Largest number of groups of the group normalization.
         attention: Makes the attention of a block, as for a block.
         upsample: Whether the resolution is doubled afterwards.
     """

@@ -47,11 +47,11 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     shifted slices take a quarter of the time of torchvision's convolution on a CPU, and allow one factor per image.
     """
     columns = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
-    neighbourhood = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
-    centre = images[..., 1:-1, 1:-1]
-    smooth = neighbourhood.add_(centre, alpha=4).div_(13)
+    neighborhood = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
+    center = images[..., 1:-1, 1:-1]
+    smooth = neighborhood.add_(center, alpha=4).div_(13)
     result = images.clone()
-    result[..., 1:-1, 1:-1] = torch.lerp(smooth, centre, _per_image(factor)).clamp_(0, 1)
+    result[..., 1:-1, 1:-1] = torch.lerp(smooth, center, _per_image(factor)).clamp_(0, 1)
     return result
 
 

@@ -146,7 +146,7 @@ def check_fit(images: Tensor, foreground: Tensor | None, textures: TextureBank |
     if images.ndim != 4 or images.shape[1] != 3:
         msg = (
             f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}. A single image becomes a batch"
-            " with images[None], a grey one has three channels after images.expand(-1, 3, -1, -1)."
+            " with images[None], a gray one has three channels after images.expand(-1, 3, -1, -1)."
         )
         raise ValueError(msg)
     expected = (len(images), 1, *images.shape[-2:])
@@ -174,9 +174,9 @@ def match_gray(appearance: Tensor, images: Tensor) -> None:
         images: The images, shape ``(N, 3, H, W)`` in [0, 1]; one is gray if its channels agree within half a gray level
             of 8 bits.
     """
-    colour = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) > 0.5 / 255
+    color = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) > 0.5 / 255
     gray = rgb_to_grayscale(appearance, num_output_channels=3)
-    torch.where(colour.view(-1, 1, 1, 1), appearance, gray, out=appearance)
+    torch.where(color.view(-1, 1, 1, 1), appearance, gray, out=appearance)
 
 
 def check_synthesis(

@@ -29,9 +29,9 @@ __all__ = ["ImageFiles", "evaluated_images", "read_image_file", "training_images
 SPOILT_MODES = {
     "I": "32-bit whole numbers, of which all above 255 would become white",
     "F": "floating point numbers, which would be cut to whole ones",
-    "LAB": "LAB colours, which cannot be converted",
+    "LAB": "LAB colors, which cannot be converted",
 }
-SIXTEEN_BIT = "16-bit grey values, of which all above 255 would become white"
+SIXTEEN_BIT = "16-bit gray values, of which all above 255 would become white"
 
 
 class ImageFiles(Callback):

@@ -74,7 +74,7 @@ def check_masks(paths: Sequence[str]) -> None:
         masks = [mask for mask in pool.map(_levels, paths) if mask is not None]
     _refuse(
         [mask for mask in masks if mask.in_alpha],
-        "of one grey value, and show the defect in the alpha channel, which anomalib does not read",
+        "of one gray value, and show the defect in the alpha channel, which anomalib does not read",
         "Save that channel as the mask: Image.open(path).getchannel('A').save(path)",
     )
     _refuse(

@@ -48,7 +48,7 @@ def check_pre_processor(pre_processor: Any, model: str) -> None:  # noqa: ANN401
     transform = pre_processor.transform if isinstance(pre_processor, PreProcessor) else None
     if any(normalizations(transform)):
         msg = (
-            f"The pre-processor {transform} normalises, but {model} expects images in [0, 1] and does the rest "
+            f"The pre-processor {transform} normalizes, but {model} expects images in [0, 1] and does the rest "
             "itself. Remove Normalize from the transforms."
         )
         raise ValueError(msg)
@@ -66,7 +66,7 @@ def check_augmentations(dataset: Any) -> None:  # noqa: ANN401
             if -OVERSHOOT <= lowest <= highest <= 1 + OVERSHOOT:
                 continue
             msg = (
-                f"The {name} of {type(dataset).__name__} normalise images to values from {lowest:.4g} to "
+                f"The {name} of {type(dataset).__name__} normalize images to values from {lowest:.4g} to "
                 f"{highest:.4g}; expected [0, 1]: the model does the rest itself. Remove {transform} from "
                 "them (--data.augmentations, --data.train_augmentations, ...)."
             )

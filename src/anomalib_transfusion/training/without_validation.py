@@ -39,7 +39,7 @@ class WithoutValidation(Callback):
             )
             raise ValueError(msg)
         rank_zero_warn(
-            "There is no validation with val_split_mode=none, and so no threshold and no normalisation of scores: "
+            "There is no validation with val_split_mode=none, and so no threshold and no normalization of scores: "
             "labels are those of scores above 0.5. Choose same_as_test or from_test (--data.val_split_mode) for them.",
         )
         self._limit = trainer.limit_val_batches

@@ -202,7 +202,7 @@ def _as_tensor(image: str | Path | Image.Image | torch.Tensor) -> torch.Tensor:
         raise TypeError(msg)
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         msg = (
-            f"image has shape {tuple(image.shape)} and type {image.dtype}; expected one colour image of floating point "
+            f"image has shape {tuple(image.shape)} and type {image.dtype}; expected one color image of floating point "
             "numbers in [0, 1] with shape (3, H, W). Take one of a batch with image[0], convert bytes with image / 255."
         )
         raise ValueError(msg)

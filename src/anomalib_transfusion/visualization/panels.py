@@ -103,8 +103,8 @@ def draw_table(
     )
     draw = ImageDraw.Draw(table)
     for column, head in enumerate(heads):
-        centre = left + column * column_width + (column_width - GAP) / 2
-        _write(draw, (centre, top - GAP), head, font, "md", "center")
+        center = left + column * column_width + (column_width - GAP) / 2
+        _write(draw, (center, top - GAP), head, font, "md", "center")
     for number, (row, name) in enumerate(zip(panels, names, strict=True)):
         middle = top + number * row_height + (row_height - GAP) / 2
         _write(draw, (left - MARGIN, middle), name, font, "rm", "right")

@@ -31,7 +31,7 @@ from anomalib_transfusion.training.image_files import evaluated_images
 from .output_names import as_one_name, plain_path, tell_apart
 from .panels import RECONSTRUCTION
 from .result_page import Result, Summary, write_page
-from .sheet_drawing import caption, difference_panel, halves, labelled, side_by_side
+from .sheet_drawing import caption, difference_panel, halves, labeled, side_by_side
 
 __all__ = ["ResultSheet"]
 
@@ -88,7 +88,7 @@ class ResultSheet(ImageVisualizer):
         if not self.text_config.get("enable", True):
             return panels
         text_config = {key: value for key, value in self.text_config.items() if key != "enable"}
-        return [labelled(panel, name, text_config) for name, panel in zip(names, panels, strict=True)]
+        return [labeled(panel, name, text_config) for name, panel in zip(names, panels, strict=True)]
 
     def _names(self, item: ImageItem) -> list[str]:
         """Return the names of the panels that anomalib's visualizer draws."""
@@ -278,7 +278,7 @@ def note_by_category(trainer: Trainer, results: Iterable[Result]) -> str:
         return ""
     listed = ", ".join(f"{category} {float(applied.image_threshold):#.4g}" for category, applied in found.items())
     rest = "" if len(found) == len(categories) else " The other categories have the pooled one."
-    return f"Scores are normalised by category, so that 0.5 is the threshold found for each ({listed} before).{rest}"
+    return f"Scores are normalized by category, so that 0.5 is the threshold found for each ({listed} before).{rest}"
 
 
 def threshold_of(model: LightningModule) -> tuple[float | None, str]:
@@ -299,16 +299,16 @@ def threshold_of(model: LightningModule) -> tuple[float | None, str]:
     raw = float(post_processor.image_threshold)
     if math.isnan(raw):
         return threshold, (
-            "The model was never validated on labelled defects, so this is anomalib's threshold and not one that was "
+            "The model was never validated on labeled defects, so this is anomalib's threshold and not one that was "
             "measured."
         )
     if not post_processor.enable_normalization:
-        return threshold, "Scores are not normalised; this is what anomalib compares them with."
+        return threshold, "Scores are not normalized; this is what anomalib compares them with."
     good, defective = getattr(model, "validated_on", None) or (1, 1)
     if not good or not defective:
         found = "lowest score of the defects" if defective else "highest score of the good images"
         return threshold, (
             f"The validation images were all {'defective' if defective else 'good'}, so no threshold could be found: "
-            f"scores are normalised so that 0.5 is the {found} among them ({raw:#.4g} before)."
+            f"scores are normalized so that 0.5 is the {found} among them ({raw:#.4g} before)."
         )
-    return threshold, f"Scores are normalised so that 0.5 is the threshold found in validation ({raw:#.4g} before)."
+    return threshold, f"Scores are normalized so that 0.5 is the threshold found in validation ({raw:#.4g} before)."

@@ -14,15 +14,15 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from .result_page import Result, number
 
-__all__ = ["caption", "difference_panel", "fitted_font", "halves", "labelled", "side_by_side"]
+__all__ = ["caption", "difference_panel", "fitted_font", "halves", "labeled", "side_by_side"]
 
 DARK, LIGHT, GAP, MARGIN = (24, 26, 30), (240, 240, 240), 4, 10
 PLAIN, RIGHT, WRONG = (230, 230, 230), (110, 215, 130), (255, 130, 120)
 SMALLEST_FONT = 6
 VERDICTS = {True: "Defect", False: "Good", None: "No verdict"}
 REMARKS = {
-    "false alarm": "false alarm: labelled good",
-    "miss": "missed: labelled defective",
+    "false alarm": "false alarm: labeled good",
+    "miss": "missed: labeled defective",
     "defect found": "correct",
     "good passed": "correct",
 }
@@ -59,7 +59,7 @@ def fitted_font(text: str, width: int, largest: int, font: str | None = None) ->
     return size
 
 
-def labelled(panel: Image.Image, text: str, text_config: dict[str, Any]) -> Image.Image:
+def labeled(panel: Image.Image, text: str, text_config: dict[str, Any]) -> Image.Image:
     """Write the name of a panel above it, so that it covers no defect.
 
     Args:
@@ -81,8 +81,8 @@ def labelled(panel: Image.Image, text: str, text_config: dict[str, Any]) -> Imag
     # In the plain strip above the panel, text has a background only if the user chose one.
     if config.get("background") == DEFAULT_TEXT_CONFIG["background"]:
         config["background"] = None
-    colour = config.get("color", "white")
-    red, green, blue, *_ = ImageColor.getrgb(colour) if isinstance(colour, str) else colour
+    color = config.get("color", "white")
+    red, green, blue, *_ = ImageColor.getrgb(color) if isinstance(color, str) else color
     # The same height for every name, whatever letters it has.
     height = int(_font(font, size).getbbox("Ag")[3]) + MARGIN
     sheet = Image.new("RGB", (panel.width, panel.height + height), DARK if red + green + blue > 3 * 127 else LIGHT)
@@ -108,14 +108,14 @@ def caption(width: int, height: int, result: Result, threshold: float | None, fo
     if result.outcome in REMARKS:
         parts.append(REMARKS[result.outcome])
     elif result.truth is not None:
-        parts.append("labelled defective" if result.truth else "labelled good")
-    colour = PLAIN
+        parts.append("labeled defective" if result.truth else "labeled good")
+    color = PLAIN
     if result.verdict is not None and result.truth is not None:
-        colour = RIGHT if result.verdict == result.truth else WRONG
+        color = RIGHT if result.verdict == result.truth else WRONG
     text = "    ".join(parts)
     size = fitted_font(text, width - 2 * MARGIN, dynamic_font_size((width, height), min_size=12, divisor=11), font)
     line = Image.new("RGB", (width, size + 2 * MARGIN), DARK)
-    ImageDraw.Draw(line).text((MARGIN, line.height // 2), text, fill=colour, font=_font(font, size), anchor="lm")
+    ImageDraw.Draw(line).text((MARGIN, line.height // 2), text, fill=color, font=_font(font, size), anchor="lm")
     return line
 
 

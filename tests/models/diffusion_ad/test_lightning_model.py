@@ -17,7 +17,7 @@ from anomalib_transfusion.models.diffusion_ad.official import export_official
 
 
 def rates(schedule, steps, **limits):
-    """Return the rate of each network after each of some steps, as torch's optimiser has it."""
+    """Return the rate of each network after each of some steps, as torch's optimizer has it."""
     from lightning.pytorch import Trainer
 
     model = TINY.build(segmentation_learning_rate=1e-4, segmentation_schedule=schedule)
@@ -69,7 +69,7 @@ def test_panels_show_both_scales():
     assert list(TINY.build(noise_scales="small").eval().evaluate(torch.rand(1, 3, 32, 32))[1]) == ["Reconstruction"]
 
 
-def test_convert_recognises_the_authors_file(tmp_path, capsys):
+def test_convert_recognizes_the_authors_file(tmp_path, capsys):
     model = TINY.build(num_heads=4)
     torch.save(export_official(model.model), tmp_path / "params-best.pt")
     convert(tmp_path / "params-best.pt", tmp_path / "model.ckpt")

@@ -240,7 +240,7 @@ def test_tiles(model):
 
 
 def test_layers_may_be_replaced(model):
-    """Tools that quantise or hook layers find all of them used as modules."""
+    """Tools that quantize or hook layers find all of them used as modules."""
     called = set()
     watched = copy.deepcopy(model)
     for name, module in watched.named_modules():
@@ -248,9 +248,9 @@ def test_layers_may_be_replaced(model):
     watched(photograph(1, 32, 32))
     leaves = {name for name, module in watched.named_modules() if not list(module.children())}
     assert leaves <= called
-    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear})
+    quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear})
     images = photograph(1, 32, 32)
-    assert (quantised(images).anomaly_map - model(images).anomaly_map).abs().mean() < 0.05
+    assert (quantized(images).anomaly_map - model(images).anomaly_map).abs().mean() < 0.05
 
 
 def test_predictions_leave_the_images_alone(model):

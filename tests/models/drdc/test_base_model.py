@@ -118,7 +118,7 @@ def test_dropout_is_in_training_alone(images, dropout, alike):
 
 @torch.no_grad()
 def test_attention_by_arithmetic():
-    """Eight heads, scaled by the root of their width; a window is not looked at, and the residual is normalised."""
+    """Eight heads, scaled by the root of their width; a window is not looked at, and the residual is normalized."""
     model = build()
     layer = model.encoder[0].attention
     tokens, position = torch.randn(2, 96, 16), torch.randn(96, 16)
@@ -181,7 +181,7 @@ def test_heat_map_is_the_distance():
 
 
 @torch.no_grad()
-def test_normalised_features(images):
+def test_normalized_features(images):
     """By running statistics, which a training moves; the summary for the category is their mean either way."""
     model = build(normalize_features=True).train()
     raw = model.features(images)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is not in the paper: features of a pretrained backbone, patches, normalised attention, more first steps."""
+"""What is not in the paper: features of a pretrained backbone, patches, normalized attention, more first steps."""
 
 import pytest
 import torch
@@ -114,7 +114,7 @@ def test_patches(inputs):
 
 
 @torch.no_grad()
-def test_normalised_attention():
+def test_normalized_attention():
     torch.manual_seed(0)
     block = AttentionBlock(8, qk_norm=True)
     x = torch.randn(2, 8, 3, 4)
@@ -161,8 +161,8 @@ def test_trains_and_its_checkpoint_needs_no_weights(tiny, surface, surface_root,
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     first = engine(tmp_path)
     first.fit(model, datamodule=surface)
-    optimised = {id(p) for group in first.trainer.optimizers[0].param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in model.model.parameters()} - {id(p) for p in backbone.parameters()}
+    optimized = {id(p) for group in first.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in model.model.parameters()} - {id(p) for p in backbone.parameters()}
     assert all(torch.equal(frozen[name], tensor) for name, tensor in backbone.state_dict().items())
     assert model.model.network.features.norms[0].batches == 4
 

@@ -147,7 +147,7 @@ def test_animation_fades_over_every_timestep(model, image, expected, tmp_path, s
     animation = Image.open(path)
     frames, durations = [], []
     for frame in ImageSequence.Iterator(animation):
-        # In grey: the palette of GIF and the compression of WebP change colours.
+        # In gray: the palette of GIF and the compression of WebP change colors.
         frames.append(np.asarray(frame.convert("L")).astype(int))
         durations.append(animation.info["duration"])
     assert len(frames) == TIMESTEPS
@@ -199,7 +199,7 @@ def test_strip_is_the_file(model, image, tmp_path):
         ({"image": "nothing.png"}, FileNotFoundError, "There is no image nothing.png"),
         ({"image": np.zeros((4, 4))}, TypeError, "image is a ndarray; expected a file, a PIL image or a tensor"),
         ({"image": torch.zeros(1, 3, 8, 8)}, ValueError, r"image has shape \(1, 3, 8, 8\) .* shape \(3, H, W\)"),
-        ({"image": torch.zeros(3, 8, 8, dtype=torch.uint8)}, ValueError, "type torch.uint8; expected one colour image"),
+        ({"image": torch.zeros(3, 8, 8, dtype=torch.uint8)}, ValueError, "type torch.uint8; expected one color image"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -213,7 +213,7 @@ def test_files_that_are_no_images(model, tmp_path):
     with pytest.raises(ValueError, match=r"text\.png cannot be read"):
         visualize_reverse_process(model, tmp_path / "text.png")
     Image.fromarray(np.full((8, 8), 4000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png holds 16-bit grey values"):
+    with pytest.raises(ValueError, match=r"deep\.png holds 16-bit gray values"):
         visualize_reverse_process(model, tmp_path / "deep.png")
 
 

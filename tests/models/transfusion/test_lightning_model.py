@@ -61,7 +61,7 @@ def test_fit_test_and_predict(tiny, surface, tmp_path):
     assert sum(len(batch.pred_score) for batch in batches) == 7
     assert all(batch.anomaly_map.shape[-2:] == (32, 32) for batch in batches)
     assert min(batch.pred_score.min() for batch in batches) >= 0
-    # Thresholds and normalisation exist after training: the validation has run.
+    # Thresholds and normalization exist after training: the validation has run.
     assert torch.isfinite(model.post_processor.image_threshold)
 
 

@@ -115,8 +115,8 @@ def test_other_files_are_refused(state, official, tmp_path):
     refused("resnet.pkl", {"conv1.weight": torch.zeros(1)}, "image_proj.weight is missing.*conv1.weight")
     rgbd = {**state, "model.image_proj_rgb.weight": torch.zeros(1), "model.up.2.attn_d.output.bias": torch.zeros(1)}
     refused("rgbd.pkl", rgbd, "RGB-D.*image_proj_rgb.weight.*attn_d.output.bias")
-    grey = {**state, "model.image_proj.weight": torch.zeros(8, 3, 3, 3)}
-    refused("grey.pkl", grey, "3 input channels; expected 5")
+    gray = {**state, "model.image_proj.weight": torch.zeros(8, 3, 3, 3)}
+    refused("gray.pkl", gray, "3 input channels; expected 5")
     missing = {key: value for key, value in state.items() if key != "model.up.1.res.conv1.weight"}
     refused("missing.pkl", missing, "missing: model.up.1.res.conv1.weight")
     refused("more.pkl", {**state, "model.extra": torch.zeros(1)}, "unexpected: model.extra")

@@ -131,7 +131,7 @@ def test_positional_encoding_is_the_sine_of_the_row():
 
 @pytest.mark.parametrize("base_channels", [8, 16, 24, 40, 64])
 def test_timestep_reaches_every_block(base_channels):
-    """In a group of a single channel the normalisation would take away what the timestep adds."""
+    """In a group of a single channel the normalization would take away what the timestep adds."""
     torch.manual_seed(0)
     network = part(ResUNet, base_channels=base_channels, num_blocks=1)
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]

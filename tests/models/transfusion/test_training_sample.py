@@ -65,7 +65,7 @@ def test_share_of_structure_and_size_of_anomalies_reach_the_synthesis():
             if where.sum() > 50
         ]
 
-    # Black in disorder stays black or becomes another flat colour; photographs do not.
+    # Black in disorder stays black or becomes another flat color; photographs do not.
     assert sum(spread(0)) / len(spread(0)) > 4 * sum(spread(1)) / len(spread(1))
     images = torch.rand(200, 3, 64, 64)
     fine = draw(images, min_perlin_scale=5, rotation_probability=0).target.mask[:100].mean(dim=(1, 2, 3))

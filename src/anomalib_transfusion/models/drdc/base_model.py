@@ -32,7 +32,7 @@ class Reconstruction(NamedTuple):
     Attributes:
         features: The features f, ``(B, C, h, w)``.
         reconstructed: Their reconstruction, likewise.
-        summary: Mean of the normalised features over the positions, ``(B, C)``, from which the category is told.
+        summary: Mean of the normalized features over the positions, ``(B, C)``, from which the category is told.
     """
 
     features: Tensor
@@ -90,7 +90,7 @@ class BaseModel(nn.Module):
         image_size: Height and width of the images in pixels.
         backbone: timm's name of the network whose features are reconstructed; it is never trained.
         feature_stride: Pixels a token is wide.
-        normalize_features: Whether each channel of the features is normalised by its running statistics; UniAD's are
+        normalize_features: Whether each channel of the features is normalized by its running statistics; UniAD's are
             not.
         feature_pooling: Side in tokens of the mean filter of each level's features, odd; 1 for none, as UniAD.
         hidden_dim: Width of the transformer, a multiple of 8, the number of heads.

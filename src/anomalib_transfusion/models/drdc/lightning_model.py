@@ -48,7 +48,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         backbone: timm's name of the network whose features are reconstructed. Its pretrained weights are loaded when a
             training starts, and kept in checkpoints.
         feature_stride: Pixels a token of the base model is wide: 16, or 8 for images below 224 pixels.
-        normalize_features: Whether each channel of the features is normalised by its running statistics.
+        normalize_features: Whether each channel of the features is normalized by its running statistics.
         feature_pooling: Side in tokens of the mean filter of the features, odd, as Patchcore's 3; 1 for none.
         hidden_dim: Width of the transformer, a multiple of 8.
         num_layers: Layers of its encoder, and of its decoder.

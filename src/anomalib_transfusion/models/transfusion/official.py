@@ -98,7 +98,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if rgbd := sorted(key for key in state if "_rgb." in key or "_d." in key):
         msg = (
             f"This is a checkpoint of the authors' RGB-D model, which has no counterpart here: {listed(rgbd)}. Pass "
-            "one of their model for colour images."
+            "one of their model for color images."
         )
         raise ValueError(msg)
     first = state.get(f"{PREFIX}image_proj.weight")

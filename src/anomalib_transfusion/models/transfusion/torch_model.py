@@ -356,7 +356,7 @@ def check_filter_size(filter_size: int) -> None:
     """Raise ValueError, naming the value, if the mean filter's size is even or out of range."""
     if not 1 <= filter_size <= MAX_FILTER_SIZE or filter_size % 2 == 0:
         msg = (
-            f"filter_size={filter_size} must be odd, so that it has a centre, and from 1 to {MAX_FILTER_SIZE} (the "
+            f"filter_size={filter_size} must be odd, so that it has a center, and from 1 to {MAX_FILTER_SIZE} (the "
             "paper's is 7)."
         )
         raise ValueError(msg)
