@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from anomalib_transfusion.training.averaging import averaged_weights, share_unlearned
+from anomalib_transfusion.training.normal_images import prepared_images, spread, training_dataset
 from anomalib_transfusion.training.numerics import seeded
 
 from .category import CategoryNames, names_of_data
@@ -31,7 +32,6 @@ MAP_PARAMETERS = (
     "filter_size",
     "difference",
 )
-BATCH_SIZE = 8
 
 
 class MeasuresNormalMaps(LightningModule):
@@ -156,14 +156,11 @@ class MeasuresNormalMaps(LightningModule):
 
     def _training_images(self) -> tuple[Any, dict[int, list[int]]] | None:
         """Return the training images, and the positions of those that are measured by the index of their category."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        dataset = getattr(datamodule, "train_data", None)
+        dataset = training_dataset(self.trainer)
         if dataset is None:
-            dataset = getattr(self.trainer.train_dataloader, "dataset", None)
-        if dataset is None or not hasattr(dataset, "__getitem__") or not len(dataset):
             return None
         of_all: Sequence[str] | None = getattr(dataset, "categories", None)
-        names = of_all or list(names_of_data(datamodule)) * len(dataset)
+        names = of_all or list(names_of_data(getattr(self.trainer, "datamodule", None))) * len(dataset)
         single = len(self.names) == 1
         positions: dict[int, list[int]] = {}
         for position, name in enumerate(names[: len(dataset)]):
@@ -174,18 +171,8 @@ class MeasuresNormalMaps(LightningModule):
     def _batches(self, dataset: Any, positions: Mapping[int, list[int]]) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ANN401
         """Yield images as the model gets them, and their categories; those of a category are spread evenly."""
         for category, where in positions.items():
-            number = min(self.statistics_images, len(where))
-            chosen = [where[index * len(where) // number] for index in range(number)]
-            for first in range(0, number, BATCH_SIZE):
-                items = [dataset[position].image for position in chosen[first : first + BATCH_SIZE]]
-                images = torch.cat([self._prepared(image) for image in items]).to(self.device)
+            for images in prepared_images(self, dataset, spread(where, self.statistics_images)):
                 yield images, torch.full((len(images),), category, device=self.device)
-
-    def _prepared(self, image: Tensor) -> Tensor:
-        """Return an image as the pre-processor gives it, ``(1, 3, H, W)``."""
-        transform = getattr(self.pre_processor, "transform", None)
-        batch = image[None].float()
-        return batch if transform is None else transform(batch)
 
 
 def _tables(model: DrdcModel) -> tuple[Tensor, Tensor]:

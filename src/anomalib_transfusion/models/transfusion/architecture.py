@@ -15,12 +15,19 @@ def check_patches(
     patch_size: Annotated[int, Range(1, 64, "(the paper's network has 1: pixels).", "must be from {least} to {most}")],
     backbone: str | None,
     backbone_layers: Sequence[str] | None,
+    memory_size: Annotated[int, Range(0, 100_000, "0 is none.", "must be from {least} to {most};")],
 ) -> None:
-    """Raise ValueError, naming the value, if the patch size is impossible, or layers are given without a backbone."""
+    """Raise ValueError, naming the value, if a size is impossible, or layers or a memory lack a backbone."""
     check_arguments(check_patches, locals())
     if backbone is None and backbone_layers is not None:
         msg = (
             f"backbone_layers={list(backbone_layers)} are layers of no backbone; expected None without one. Name the "
             "network in backbone, or leave the layers out."
+        )
+        raise ValueError(msg)
+    if backbone is None and memory_size:
+        msg = (
+            f"memory_size={memory_size} vectors of features need a network that gives features, and backbone is None; "
+            "expected both or neither. Name a network in backbone, or leave the memory out."
         )
         raise ValueError(msg)

@@ -4,14 +4,35 @@
 """Features of a pretrained backbone for the levels of TransFusion's encoder. Not in the paper."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion.networks.backbone import FrozenBackbone, RunningNorm
+from anomalib_transfusion.networks.memory import FeatureMemory
 
-__all__ = ["BackboneFeatures"]
+__all__ = ["BackboneFeatures", "Features"]
+
+# A distance of as many deviations speaks neither for an anomaly nor against one; with the other, a smooth step.
+NEUTRAL_DISTANCE = 4.0
+STEP_WIDTH = 1.5
+# The coarsest layers, as PatchCore has it, are compared with the memory.
+REMEMBERED_LAYERS = 2
+
+
+class Features(NamedTuple):
+    """What a pretrained backbone says of a batch.
+
+    Attributes:
+        added: Features to add, by the index of the encoder level, ``(B, C, H / stride, W / stride)`` with the level's
+            channels and stride.
+        evidence: Logits of an anomaly by the distance to normal features, ``(B, 1, h, w)``; ``None`` without memory.
+    """
+
+    added: dict[int, torch.Tensor]
+    evidence: torch.Tensor | None
 
 
 class BackboneFeatures(nn.Module):
@@ -24,10 +45,14 @@ class BackboneFeatures(nn.Module):
         layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
         widths: Channels of each level, highest resolution first.
         strides: Stride of each level.
+        memory_size: Number of feature vectors of normal images that the coarsest layers are compared with; 0 for none.
 
     Raises:
         ValueError: If the backbone or a layer is unknown, or has a stride for which there is no level.
     """
+
+    # Also a class attribute, for networks that were pickled before there was a memory.
+    has_memory = False
 
     def __init__(
         self,
@@ -35,6 +60,7 @@ class BackboneFeatures(nn.Module):
         layers: Sequence[str] | None,
         widths: Sequence[int],
         strides: Sequence[int],
+        memory_size: int,
     ) -> None:
         super().__init__()
         self.backbone = FrozenBackbone(backbone, layers)
@@ -55,14 +81,26 @@ class BackboneFeatures(nn.Module):
             for channels, level in zip(self.backbone.channels, self.levels, strict=True)
         )
 
-    def forward(self, images: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Compute the features to add at each encoder level.
+        if memory_size:
+            self.has_memory = True
+            self.memory = FeatureMemory(memory_size, self.backbone.channels[-REMEMBERED_LAYERS:])
+            finest = self.backbone.strides[-REMEMBERED_LAYERS:][0]
+            self.memory_level = strides.index(min(finest, coarsest))
+            self.memory_enlargement = max(finest // coarsest, 1)
+            self.memory_projection = nn.Conv2d(1, widths[self.memory_level], kernel_size=1)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the feature vectors of images in [-1, 1] that a memory keeps some of, ``(B, C, h, w)``."""
+        return FeatureMemory.embed(self.backbone(images)[-REMEMBERED_LAYERS:])
+
+    def forward(self, images: torch.Tensor) -> Features:
+        """Compute the features to add at each encoder level, and the evidence of the memory.
 
         Args:
             images: Images in [-1, 1], ``(B, 3, H, W)``; H and W multiples of the strides.
 
         Returns:
-            Features by the index of the level, ``(B, C, H / stride, W / stride)`` with the level's channels and stride.
+            The features.
         """
         added: dict[int, torch.Tensor] = {}
         maps = self.backbone(images)
@@ -78,4 +116,12 @@ class BackboneFeatures(nn.Module):
             if enlargement > 1:
                 projected = F.interpolate(projected, scale_factor=enlargement, mode="nearest")
             added[level] = added[level] + projected if level in added else projected
-        return added
+        if not self.has_memory:
+            return Features(added, None)
+        evidence = (self.memory(maps[-REMEMBERED_LAYERS:]) - NEUTRAL_DISTANCE) / STEP_WIDTH
+        level = self.memory_level
+        projected = self.memory_projection(evidence)
+        if self.memory_enlargement > 1:
+            projected = F.interpolate(projected, scale_factor=self.memory_enlargement, mode="nearest")
+        added[level] = added[level] + projected if level in added else projected
+        return Features(added, evidence)

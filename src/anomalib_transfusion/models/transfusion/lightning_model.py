@@ -19,6 +19,7 @@ from anomalib_transfusion.visualization.panels import RECONSTRUCTION
 
 from .film_strip import ROW_NAMES, moments_of
 from .loss import LossTerms, TransFusionLoss
+from .memory import FillsMemory
 from .official import import_official, infer_architecture, read_official
 from .optimizer import ScheduledAdamWMixin
 from .torch_model import MaskAggregation, TransFusionModel
@@ -28,7 +29,7 @@ from .transparency import Schedule
 __all__ = ["TransFusion"]
 
 
-class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
+class TransFusion(FillsMemory, ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, AnomalibModule):  # type: ignore[misc]
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
@@ -71,6 +72,9 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
             weights are loaded when a training starts, and kept in checkpoints and exports.
         backbone_layers: Names of its layers in timm's ``feature_info``, such as ``layer1``; ``None`` for those of
             stride 4, 8 and 16. Each is added at the level of its stride, a coarser one at the last level.
+        memory_size: Number of feature vectors of training images, at most a tenth of all, to which the distance is an
+            input and where the mask's logits begin (PatchCore, Roth et al. 2022); 0 for none (the paper's).
+        memory_weight: Weight of the mask from that distance alone in the anomaly map, where the network's has 1.
         shared: Parameters of :class:`ScheduledAdamWMixin`, :class:`SyntheticAnomaliesMixin` and :class:`DetectorMixin`.
 
     Raises:
@@ -100,6 +104,7 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
         "qk_norm",
         "backbone",
         "backbone_layers",
+        "memory_size",
     )
     weights_prefix = "model.network."
     explanation = Explanation(ROW_NAMES, moments_of)
@@ -131,6 +136,8 @@ class TransFusion(ScheduledAdamWMixin, SyntheticAnomaliesMixin, LoopExport, Anom
         qk_norm: bool = False,
         backbone: str | None = None,
         backbone_layers: Sequence[str] | None = None,
+        memory_size: int = 0,
+        memory_weight: float = 1.0,
         **shared: Any,  # noqa: ANN401
     ) -> None:
         given = check_arguments(TransFusion.__init__, locals())

@@ -147,14 +147,15 @@ class TransFusionLoss(nn.Module):
         """
         batch, _, *size = x_t.shape
         for tensors in (prediction, target):
-            for name, tensor in tensors._asdict().items():
+            # Nothing is trained by what a prediction has beside its three heads.
+            for name, tensor in zip(tensors._fields[:3], tensors[:3], strict=True):
                 check_shape(f"The {type(tensors).__name__}'s {name}", tensor, batch, 1 if "mask" in name else 3, *size)
         for name, tensor in (("beta", beta), ("next_beta", next_beta)):
             check_shape(name, tensor, batch, 1, 1, 1)
         # Under autocast the heads are in 16 bits, in which the variances of SSIM suffer from cancellation.
         with torch.autocast(x_t.device.type, enabled=False):
             dtype = torch.promote_types(prediction.mask_logits.dtype, torch.float32)
-            anomaly, normal, mask_logits = (head.to(dtype) for head in prediction)
+            anomaly, normal, mask_logits = (head.to(dtype) for head in prediction[:3])
             target = Target(*(truth.to(dtype) for truth in target))
             x_t, beta, next_beta = (tensor.to(dtype) for tensor in (x_t, beta, next_beta))
             mask_probability = mask_logits.sigmoid()

@@ -80,12 +80,13 @@ class ReverseProcess(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Mask probability, predictions of the other two heads, and the image after the step."""
+    """Mask probability, predictions of the other two heads, the image after the step, and the memory's mask."""
 
     mask: torch.Tensor
     anomaly: torch.Tensor
     normal: torch.Tensor
     x_next: torch.Tensor
+    memory: torch.Tensor | None
 
 
 class TransFusionModel(nn.Module):
@@ -117,6 +118,8 @@ class TransFusionModel(nn.Module):
         qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features the network sees; ``None`` for none.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
+        memory_size: Number of feature vectors of normal images that features are compared with; 0 for none.
+        memory_weight: Weight of the memory's mask against the network's, which has 1.
 
     Raises:
         TypeError: If a parameter has the wrong type; the message names it.
@@ -149,6 +152,8 @@ class TransFusionModel(nn.Module):
         qk_norm: bool,
         backbone: str | None,
         backbone_layers: Sequence[str] | None,
+        memory_size: int,
+        memory_weight: Annotated[float, Range(0, 1000, "0 is the network's mask alone.")],
     ) -> None:
         given = check_arguments(TransFusionModel.__init__, locals())
         super().__init__()
@@ -164,6 +169,7 @@ class TransFusionModel(nn.Module):
         self.mask_aggregation: MaskAggregation = given["mask_aggregation"]
         self.discriminative_weight: float = given["discriminative_weight"]
         self.filter_size: int = given["filter_size"]
+        self.memory_weight: float = given["memory_weight"]
         self.precision: Precision = given["precision"]
         self.channels_last: bool | None = given["channels_last"]
         if given["compile"]:
@@ -236,7 +242,10 @@ class TransFusionModel(nn.Module):
         check_shape("timestep", timestep, images.shape[0])
         with autocast_network(self.precision, images.device):
             prediction = self._predict(images, previous_mask, timestep)
-        return Prediction(*(head.to(working_dtype(self.network)) for head in prediction))
+        dtype = working_dtype(self.network)
+        memory = None if prediction.memory is None else prediction.memory.to(dtype)
+        anomaly, normal, logits = (head.to(dtype) for head in prediction[:3])
+        return Prediction(anomaly, normal, logits, memory)
 
     def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
         """Return anomaly maps and scores together with the masks and reconstructions behind them.
@@ -280,7 +289,7 @@ class TransFusionModel(nn.Module):
         check_range(images)
         x_t = 2 * images.to(working_dtype(self.network)) - 1
         mask = torch.zeros_like(x_t[:, :1])
-        mask_sum = mask
+        found = mask
         timesteps = self.inference_timesteps
         next_timesteps = [*timesteps[1:], 0]
         # One context for all steps, so that a GPU converts the weights only once.
@@ -291,7 +300,7 @@ class TransFusionModel(nn.Module):
                     self.beta[timesteps],
                     self.beta[next_timesteps],
                 )
-                x_t, mask, mask_sum = scan_steps(self._exported_step, (x_t, mask, mask_sum), inputs)
+                x_t, mask, found = scan_steps(self._exported_step, (x_t, mask, found), inputs)
             else:
                 for t, next_t in zip(timesteps, next_timesteps, strict=True):
                     timestep = torch.full((images.shape[0],), t, device=images.device)
@@ -300,12 +309,19 @@ class TransFusionModel(nn.Module):
                         anomaly = step.anomaly / self.beta[t]
                         callback(ReverseStep(t, next_t, x_t, step.mask, anomaly, step.normal, step.x_next))
                     x_t, mask = step.x_next, step.mask
-                    mask_sum = mask_sum + mask
+                    found = self._aggregated(found, step)
                     # Freed before the next pass of the network, where memory peaks.
                     del step
         if self.mask_aggregation == "last":
-            return ReverseProcess(mask, x_t)
-        return ReverseProcess(mask_sum / (self.mask_divisor or len(timesteps)), x_t)
+            return ReverseProcess(found, x_t)
+        return ReverseProcess(found / (self.mask_divisor or len(timesteps)), x_t)
+
+    def _aggregated(self, found: torch.Tensor, step: "_Step") -> torch.Tensor:
+        """Add the mask of a step to those found before, or replace them if the last mask alone counts."""
+        mask = step.mask
+        if step.memory is not None:
+            mask = (mask + self.memory_weight * step.memory) / (1 + self.memory_weight)
+        return mask if self.mask_aggregation == "last" else found + mask
 
     def _step(
         self,
@@ -317,9 +333,10 @@ class TransFusionModel(nn.Module):
     ) -> "_Step":
         """Take one step of the reverse process from images ``(B, 3, H, W)`` and the masks of the step before."""
         prediction = self._predict(x_t, (mask > 0.5).to(x_t.dtype), timestep)
-        anomaly, normal, logits = (head.to(x_t.dtype) for head in prediction)
+        anomaly, normal, logits = (head.to(x_t.dtype) for head in prediction[:3])
         mask = logits.sigmoid()
-        return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta))
+        memory = None if prediction.memory is None else prediction.memory.to(x_t.dtype)
+        return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta), memory)
 
     def _exported_step(
         self,
@@ -329,11 +346,12 @@ class TransFusionModel(nn.Module):
         next_beta: torch.Tensor,
     ) -> Carry:
         """Take one step of the reverse process in the form of :func:`scan_steps`."""
-        x_t, mask, mask_sum = state
+        x_t, mask, found = state
         step = self._step(x_t, mask, timestep.expand(x_t.shape[0]), beta, next_beta)
         # A loop's state must keep even its strides, including the meaningless ones of a dimension of size 1.
         x_next, mask = (part.clone(memory_format=torch.contiguous_format) for part in (step.x_next, step.mask))
-        return x_next, mask, mask_sum + mask
+        aggregated = self._aggregated(found, step._replace(mask=mask))
+        return x_next, mask, aggregated.clone(memory_format=torch.contiguous_format)
 
     def final_map(self, images: torch.Tensor, process: ReverseProcess) -> torch.Tensor:
         """Combine mask and reconstruction error, and smooth the result (paper Eq. 10).

@@ -30,7 +30,7 @@ from anomalib_transfusion.networks.unet import (
 )
 
 from .architecture import check_patches
-from .features import BackboneFeatures
+from .features import BackboneFeatures, Features
 
 # Models that were exported before blocks and levels had files of their own look for them here.
 __all__ = [
@@ -54,11 +54,14 @@ class Prediction(NamedTuple):
         anomaly: beta_t times the anomaly appearance, ``(B, 3, H, W)``.
         normal: Normal appearance, ``(B, 3, H, W)``, in about [-1, 1].
         mask_logits: Logits of the anomaly mask, ``(B, 1, H, W)``.
+        memory: What the distance to normal features alone says of the mask, in [0, 1], ``(B, 1, H, W)``; ``None``
+            without a memory. No head: nothing is trained by it.
     """
 
     anomaly: torch.Tensor
     normal: torch.Tensor
     mask_logits: torch.Tensor
+    memory: torch.Tensor | None = None
 
 
 class MaskHead(nn.Module):
@@ -93,6 +96,7 @@ class ResUNet(nn.Module):
         qk_norm: Whether queries and keys of the attention are normalized.
         backbone: timm's name of a pretrained network whose features of x_t are added in the encoder.
         backbone_layers: Names of its layers; ``None`` for those of stride 4, 8 and 16.
+        memory_size: Number of feature vectors of normal images that features are compared with; 0 for none.
 
     Raises:
         ValueError: If a width, a number, a level or the backbone is impossible.
@@ -116,10 +120,11 @@ class ResUNet(nn.Module):
         qk_norm: bool,
         backbone: str | None,
         backbone_layers: Sequence[str] | None,
+        memory_size: int,
     ) -> None:
         super().__init__()
         check_architecture(base_channels, channel_multipliers, num_blocks, attention_levels)
-        check_patches(patch_size, backbone, backbone_layers)
+        check_patches(patch_size, backbone, backbone_layers, memory_size)
         num_levels = len(channel_multipliers)
 
         self.positional_encoding = positional_encoding
@@ -146,9 +151,14 @@ class ResUNet(nn.Module):
             # Last, so that the random weights above are the same with and without a backbone.
             strides = [patch_size * 2**level for level in range(num_levels)]
             widths = [base_channels * multiplier for multiplier in channel_multipliers]
-            self.features = BackboneFeatures(backbone, backbone_layers, widths, strides)
+            self.features = BackboneFeatures(backbone, backbone_layers, widths, strides, memory_size)
             self.stride = math.lcm(self.stride, *self.features.backbone.strides)
             self.has_backbone = True
+            if memory_size:
+                # How far the logits of the mask follow the evidence: at first as they are.
+                self.evidence = nn.Conv2d(1, 1, kernel_size=1)
+                nn.init.dirac_(self.evidence.weight)
+                nn.init.constant_(self.evidence.get_parameter("bias"), 0)
 
     def forward(
         self,
@@ -182,13 +192,21 @@ class ResUNet(nn.Module):
         if channels_last:
             # Convolutions compute in the memory format of their input, whatever that of their weights.
             x = x.contiguous(memory_format=torch.channels_last)
-        features = {}
+        features = Features({}, None)
         if self.has_backbone:
             features = self.features(x_t.contiguous(memory_format=torch.channels_last) if channels_last else x_t)
         levels = Levels(self.encoder, self.middle, self.decoder)
-        x = run_levels(levels, self.input_projection(x), time, features)
+        x = run_levels(levels, self.input_projection(x), time, features.added)
 
-        heads = (self.anomaly_head(self.output_norm(x)), self.normal_head(x), self.mask_head(x))
+        heads = [self.anomaly_head(self.output_norm(x)), self.normal_head(x), self.mask_head(x)]
         if self.patch_size > 1:
-            return Prediction(*(F.pixel_shuffle(head, self.patch_size) for head in heads))
-        return Prediction(*heads)
+            heads = [F.pixel_shuffle(head, self.patch_size) for head in heads]
+        prediction = Prediction(*heads)
+        if features.evidence is None:
+            return prediction
+        size = x_t.shape[-2:]
+        added, evidence = (
+            F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            for logits in (self.evidence(features.evidence), features.evidence)
+        )
+        return prediction._replace(mask_logits=prediction.mask_logits + added, memory=evidence.sigmoid())

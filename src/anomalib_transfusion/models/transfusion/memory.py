@@ -1,0 +1,79 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Filling of the memory of normal features at the start of a training. Not in the paper."""
+
+import logging
+import math
+from collections.abc import Iterator
+
+import torch
+from anomalib.models.components.sampling import KCenterGreedy
+from lightning.pytorch import LightningModule
+
+from anomalib_transfusion.networks.memory import FeatureMemory
+from anomalib_transfusion.training.normal_images import prepared_images, spread, training_dataset
+from anomalib_transfusion.training.numerics import seeded
+
+from .features import BackboneFeatures
+from .torch_model import TransFusionModel
+
+__all__ = ["FillsMemory"]
+
+logger = logging.getLogger(__name__)
+
+# Beyond these, no more images are looked at.
+MOST_IMAGES = 1000
+# Random vectors for each that is kept, of which the greedy choice covers the pool best: anomalib's PatchCore takes all.
+VECTORS_FOR_EACH = 10
+# Every eleventh vector is not chosen from; the distances of these are what is normal.
+HELD_OUT = 11
+
+
+class FillsMemory(LightningModule):
+    """Mix-in of the model: fills an empty memory with features of the training images before the first step."""
+
+    model: TransFusionModel
+
+    def on_train_start(self) -> None:
+        """Fill the memory, unless a checkpoint had it.
+
+        Raises:
+            ValueError: If the training data has no images that can be taken one by one.
+        """
+        super().on_train_start()
+        features = getattr(self.model.network, "features", None)
+        if features is not None and features.has_memory and not features.memory.filled:
+            # The random numbers of the choice, and of augmentations, leave no trace.
+            with seeded(0, self.device), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                self._fill(features, features.memory)
+
+    def _fill(self, features: BackboneFeatures, memory: FeatureMemory) -> None:
+        """Choose the vectors of a memory so that none of a random pool is far from all of them."""
+        dataset = training_dataset(self.trainer)
+        if dataset is None:
+            msg = (
+                f"memory_size={memory.size} needs the training images one by one, but the training data is no data set "
+                "with a length; expected one of anomalib's. Use one, or train with memory_size=0."
+            )
+            raise ValueError(msg)
+        positions = spread(range(len(dataset)), MOST_IMAGES)
+        each = math.ceil(memory.size * VECTORS_FOR_EACH * HELD_OUT / (HELD_OUT - 1) / len(positions))
+        vectors = torch.cat(list(self._vectors(features, prepared_images(self, dataset, positions), each)))
+        held_out = torch.arange(len(vectors), device=vectors.device) % HELD_OUT == HELD_OUT - 1
+        number = memory.fill(vectors[~held_out], vectors[held_out], _covering)
+        logger.info("The memory has %d feature vectors of %d training images.", number, len(positions))
+
+    @staticmethod
+    def _vectors(features: BackboneFeatures, batches: Iterator[torch.Tensor], each: int) -> Iterator[torch.Tensor]:
+        """Yield up to ``each`` random feature vectors of every image, ``(N, C)``."""
+        for images in batches:
+            for embedded in features.embed(2 * images.to(features.memory_projection.weight.dtype) - 1):
+                vectors = embedded.flatten(1).T
+                yield vectors[torch.randperm(len(vectors), device=vectors.device)[:each]]
+
+
+def _covering(vectors: torch.Tensor, number: int) -> list[int]:
+    """Return the indices of so many vectors, ``(N, C)``, that no other is far from all of them."""
+    # anomalib takes a share, whose product with N it cuts to a whole number.
+    return KCenterGreedy(vectors, (number + 0.5) / len(vectors)).select_coreset_idxs()

@@ -1,0 +1,124 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Distance of features to those of normal images, as in PatchCore (Roth et al. 2022)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+__all__ = ["FeatureMemory"]
+
+# Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
+POOLING = 3
+LARGEST_SHARE = 0.1
+# Below the deviation of any channel or distance.
+SMALLEST_DEVIATION = 1e-6
+
+
+class FeatureMemory(nn.Module):
+    """Feature vectors of normal images, and the distance of others to the nearest of them.
+
+    It is empty until :meth:`fill`; nothing in it is trained by gradients.
+
+    Args:
+        size: Number K of vectors.
+        channels: Channels of each feature map; the vectors have their sum C.
+    """
+
+    vectors: torch.Tensor
+    channel_mean: torch.Tensor
+    channel_deviation: torch.Tensor
+    distance_mean: torch.Tensor
+    distance_deviation: torch.Tensor
+    filled: torch.Tensor
+
+    def __init__(self, size: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        width = sum(channels)
+        self.register_buffer("vectors", torch.zeros(size, width))
+        self.register_buffer("channel_mean", torch.zeros(width))
+        self.register_buffer("channel_deviation", torch.ones(width))
+        self.register_buffer("distance_mean", torch.zeros(()))
+        self.register_buffer("distance_deviation", torch.ones(()))
+        self.register_buffer("filled", torch.tensor(data=False))
+
+    @property
+    def size(self) -> int:
+        """Number K of vectors."""
+        return self.vectors.shape[0]
+
+    @staticmethod
+    def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Join the neighborhood means of feature maps at the resolution of the first, the finest.
+
+        Args:
+            maps: Feature maps ``(B, C_i, h_i, w_i)``, the finest first.
+
+        Returns:
+            Vectors, ``(B, C, h, w)``.
+        """
+        pooled = [F.avg_pool2d(part, POOLING, stride=1, padding=POOLING // 2, count_include_pad=False) for part in maps]
+        size = pooled[0].shape[-2:]
+        rest = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in pooled[1:]]
+        return torch.cat([pooled[0], *rest], dim=1)
+
+    @torch.no_grad()
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return how far features are from the nearest vector of the memory.
+
+        Args:
+            maps: Feature maps ``(B, C_i, h_i, w_i)``, the finest first.
+
+        Returns:
+            Distances in deviations from the mean of normal images, ``(B, 1, h, w)``.
+        """
+        # In 16 bits, the squares of the distances would be lost in those of the vectors.
+        with torch.autocast(maps[0].device.type, enabled=False):
+            dtype = torch.promote_types(self.vectors.dtype, torch.float32)
+            embedded = self.embed([part.to(dtype) for part in maps])
+            batch, channels, height, width = embedded.shape
+            distances = self._distances(embedded.permute(0, 2, 3, 1).reshape(-1, channels))
+            distances = distances.view(batch, 1, height, width).to(maps[0].dtype)
+        return (distances - self.distance_mean) / self.distance_deviation.clamp(min=SMALLEST_DEVIATION)
+
+    @torch.no_grad()
+    def fill(
+        self,
+        pool: torch.Tensor,
+        others: torch.Tensor,
+        choose: Callable[[torch.Tensor, int], Sequence[int]],
+    ) -> int:
+        """Keep vectors of normal images, and measure the distances of others to them.
+
+        Args:
+            pool: Vectors, ``(N, C)``, as :meth:`embed` gives them.
+            others: Vectors of normal images that are not in the pool, ``(M, C)``.
+            choose: Returns the indices of a number of vectors to keep, of the normalized pool.
+
+        Returns:
+            Number of different vectors in the memory: K, or a tenth of the pool if that is less.
+        """
+        self.channel_mean.copy_(pool.mean(dim=0))
+        self.channel_deviation.copy_(pool.std(dim=0).clamp(min=SMALLEST_DEVIATION))
+        normalized = self.normalized(pool)
+        number = max(1, min(self.size, int(LARGEST_SHARE * len(pool))))
+        kept = normalized[list(choose(normalized, number))]
+        self.vectors.copy_(kept.repeat(-(-self.size // len(kept)), 1)[: self.size])
+        distances = self._distances(others.to(self.vectors.dtype))
+        self.distance_mean.copy_(distances.mean())
+        self.distance_deviation.copy_(distances.std())
+        self.filled.fill_(value=True)
+        return number
+
+    def normalized(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Normalize the channels of vectors, ``(N, C)``."""
+        return (vectors - self.channel_mean.to(vectors.dtype)) / self.channel_deviation.to(vectors.dtype)
+
+    def _distances(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``."""
+        given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
+        squares = given.square().sum(dim=1, keepdim=True) + kept.square().sum(dim=1) - 2 * given @ kept.T
+        return squares.amin(dim=1).clamp(min=0).sqrt()
