@@ -7,8 +7,10 @@ import math
 import sys
 
 import torch
+from anomalib.data import ImageBatch, ImageItem
 from anomalib.engine import Engine
 from message_table import Message, in_module
+from torch.utils.data import DataLoader, IterableDataset
 
 from anomalib_transfusion import TransFusion
 from anomalib_transfusion.models.transfusion.loss import TransFusionLoss
@@ -43,6 +45,22 @@ def weights_of_another_package(tmp_path, monkeypatch):
         encoding="utf-8",
     )
     pretrained_weights("tf_efficientnet_lite1")
+
+
+class Stream(IterableDataset):
+    """Images without a number of them."""
+
+    def __iter__(self):
+        """Yield one."""
+        yield ImageItem(image=IMAGES[0], gt_label=torch.tensor(0))
+
+
+def training_on_a_stream(tiny, tmp_path):
+    model = tiny(backbone="test_efficientnet", memory_size=4)
+    backbone = model.model.network.features.backbone
+    backbone.load(backbone.network.state_dict())
+    loader = DataLoader(Stream(), collate_fn=ImageBatch.collate)
+    Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=1).fit(model, train_dataloaders=loader)
 
 
 class Unreadable:
@@ -134,6 +152,13 @@ PARAMETERS = [
         "models/transfusion/architecture.py",
         Message("backbone_layers={} are layers of no backbone", lambda tiny: tiny(backbone_layers=["layer1"]),
                 ValueError, "backbone_layers=['layer1']", "expected None without one", "Name the network in backbone"),
+        Message("memory_size={} vectors of features need", lambda tiny: tiny(memory_size=8), ValueError,
+                "memory_size=8", "expected both or neither", "Name a network in backbone"),
+    ),
+    *in_module(
+        "models/transfusion/memory.py",
+        Message("memory_size={} needs the training images", training_on_a_stream, ValueError,
+                "memory_size=4", "expected one of anomalib's", "train with memory_size=0"),
     ),
     *in_module(
         "networks/unet.py",
@@ -201,6 +226,10 @@ PARAMETERS = [
                 "rate_schedule='step'", "drop, cosine", "choose one of"),
         Message("{}={} {} {}", lambda tiny: tiny(patch_size=0), ValueError,
                 "patch_size=0", "from 1 to 64", "the paper's network has 1"),
+        Message("{}={} {} {}", lambda tiny: tiny(backbone="test_efficientnet", memory_size=-1), ValueError,
+                "memory_size=-1", "from 0 to 100000", "0 is none"),
+        Message("{}={} {} {}", lambda tiny: tiny(memory_weight=-1), ValueError,
+                "memory_weight=-1", "expected 0 to 1000", "0 is the network's mask alone"),
         Message("{}={} {} {}", lambda tiny: tiny(first_step_share=2), ValueError,
                 "first_step_share=2", "must be in [0, 1]", "with 0 all timesteps are as frequent"),
         Message("{}={} {} {}", lambda tiny: tiny(rotation_probability=2), ValueError,

@@ -17,7 +17,7 @@ def training_dataset(trainer: Trainer) -> Any:  # noqa: ANN401
     dataset = getattr(getattr(trainer, "datamodule", None), "train_data", None)
     if dataset is None:
         dataset = getattr(trainer.train_dataloader, "dataset", None)
-    if dataset is None or not hasattr(dataset, "__getitem__") or not len(dataset):
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")) or not len(dataset):
         return None
     return dataset
 

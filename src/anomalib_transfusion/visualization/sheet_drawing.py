@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from .result_page import Result, number
 
-__all__ = ["caption", "difference_panel", "fitted_font", "halves", "labeled", "side_by_side"]
+__all__ = ["caption", "difference_panel", "fitted_font", "halves", "labeled", "labelled", "side_by_side"]
 
 DARK, LIGHT, GAP, MARGIN = (24, 26, 30), (240, 240, 240), 4, 10
 PLAIN, RIGHT, WRONG = (230, 230, 230), (110, 215, 130), (255, 130, 120)
@@ -88,6 +88,10 @@ def labeled(panel: Image.Image, text: str, text_config: dict[str, Any]) -> Image
     sheet = Image.new("RGB", (panel.width, panel.height + height), DARK if red + green + blue > 3 * 127 else LIGHT)
     sheet.paste(panel, (0, height))
     return add_text_to_image(sheet, text, **config, position=(MARGIN, MARGIN // 2))
+
+
+# Its name in the first release.
+labelled = labeled
 
 
 def caption(width: int, height: int, result: Result, threshold: float | None, font: str | None = None) -> Image.Image:
