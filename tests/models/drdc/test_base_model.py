@@ -13,6 +13,7 @@ from anomalib_transfusion.models.drdc.base_model import BaseModel, base_heat_map
 ARGUMENTS = {
     "image_size": (64, 96),
     "backbone": "test_efficientnet",
+    "backbone_layers": None,
     "feature_stride": 8,
     "normalize_features": False,
     "feature_pooling": 1,
@@ -32,6 +33,19 @@ def build(**parameters):
 @pytest.fixture
 def images():
     return 2 * torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)) - 1
+
+
+@torch.no_grad()
+def test_layers_are_joined_at_the_stride_of_the_tokens(images):
+    """Those of stride 2, 4, 8 and 16 unless others are named; each resized, corners on corners."""
+    whole, two = build(), build(backbone_layers=["blocks.2", "blocks.3"])
+    assert whole.backbone.strides == [2, 4, 8, 16]
+    assert two.backbone.layers == ["blocks.2", "blocks.3"]
+    levels = two.backbone(images)
+    resized = [torch.nn.functional.interpolate(x, size=(8, 12), mode="bilinear", align_corners=True) for x in levels]
+    torch.testing.assert_close(two.features(images), torch.cat(resized, dim=1))
+    assert two.channels == sum(x.shape[1] for x in levels)
+    assert two.output.out_features == two.channels
 
 
 def test_jitter_is_in_proportion_to_a_tokens_length():

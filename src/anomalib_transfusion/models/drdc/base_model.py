@@ -89,6 +89,7 @@ class BaseModel(nn.Module):
     Args:
         image_size: Height and width of the images in pixels.
         backbone: timm's name of the network whose features are reconstructed; it is never trained.
+        backbone_layers: Names of its layers; ``None`` for the last ones of stride 2, 4, 8 and 16, as UniAD.
         feature_stride: Pixels a token is wide.
         normalize_features: Whether each channel of the features is normalized by its running statistics; UniAD's are
             not.
@@ -110,6 +111,7 @@ class BaseModel(nn.Module):
         *,
         image_size: Sequence[int],
         backbone: str,
+        backbone_layers: Sequence[str] | None,
         feature_stride: Annotated[int, Range(1, 64, "Use 16, or 8 for images below 224 pixels.")],
         normalize_features: bool,
         feature_pooling: Annotated[int, Range(1, 99, "Use 3, or 1 for none.")],
@@ -129,7 +131,7 @@ class BaseModel(nn.Module):
             raise ValueError(msg)
         check_odd("feature_pooling", feature_pooling, "a token is in the middle of its filter")
         check_odd("neighbor_size", neighbor_size, "a token is in the middle of its window")
-        self.backbone = FrozenBackbone(backbone, strides=STRIDES)
+        self.backbone = FrozenBackbone(backbone, backbone_layers, STRIDES)
         self.feature_stride = feature_stride
         self.stride = max(feature_stride, *self.backbone.strides)
         self.channels = sum(self.backbone.channels)

@@ -47,6 +47,8 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         categories: Names of the categories; ``None`` for those of the training data.
         backbone: timm's name of the network whose features are reconstructed. Its pretrained weights are loaded when a
             training starts, and kept in checkpoints.
+        backbone_layers: Names of its layers in timm's ``feature_info``, such as ``blocks.2``; ``None`` for those of
+            stride 2, 4, 8 and 16.
         feature_stride: Pixels a token of the base model is wide: 16, or 8 for images below 224 pixels.
         normalize_features: Whether each channel of the features is normalized by its running statistics.
         feature_pooling: Side in tokens of the mean filter of the features, odd, as Patchcore's 3; 1 for none.
@@ -96,6 +98,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
 
     trained_for = (
         "backbone",
+        "backbone_layers",
         "feature_stride",
         "normalize_features",
         "feature_pooling",
@@ -117,6 +120,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         self,
         categories: Sequence[str] | None = None,
         backbone: str = "efficientnet_b4",
+        backbone_layers: Sequence[str] | None = None,
         feature_stride: int = 16,
         normalize_features: bool = False,
         feature_pooling: int = 1,
