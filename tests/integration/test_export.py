@@ -174,6 +174,19 @@ def test_steps_are_one_loop_or_written_out(trained, loop, quantized):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_one_step_is_no_loop(trained, tmp_path):
+    """It is exported as it is, for images and batches of any size."""
+    model = build(num_inference_steps=1)
+    model.load_state_dict(trained.state_dict())
+    path = model.eval().to_onnx(tmp_path)
+    nodes = onnx.load(path).graph.node
+    assert "Scan" not in {node.op_type for node in nodes}
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.model.modules())
+    assert sum(node.op_type == "Conv" for node in nodes) == convolutions
+    for images in (IMAGES, IMAGES[:1, :, :33, :40]):
+        assert_alike(run_onnx(path, images), expected(model, images))
+
+
 @pytest.mark.slow
 def test_channels_last_memory_keeps_the_loop(trained, tiny, tmp_path):
     model = tiny(channels_last=True)

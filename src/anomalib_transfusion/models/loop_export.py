@@ -4,7 +4,7 @@
 """Export of the reverse process to ONNX and OpenVINO as a loop, not as a copy of the network for every step.
 
 Unrolled, twenty steps of the network are some 20,000 operations, and tools take minutes to optimize and load them. The
-loop (``Scan`` in ONNX) has a twentieth of these.
+loop (``Scan`` in ONNX) has a twentieth of these. A single step is exported as it is.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,20 +66,22 @@ class LoopExport(GraphExport):
         Raises:
             RuntimeError: If PyTorch's exporter did not keep the loop; the file is removed.
         """
-        _tidy(path, len(self.model.inference_timesteps) if unroll else None)
+        steps = len(self.model.inference_timesteps)
+        _tidy(path, steps, unroll=unroll or steps == 1)
 
 
-def _tidy(path: Path, num_steps: int | None) -> None:
+def _tidy(path: Path, num_steps: int, *, unroll: bool) -> None:
     """Unroll the loop of an ONNX file, or check that there is one, and remove the exporter's metadata.
 
     Args:
         path: ONNX model, overwritten; its file of weights stays unchanged.
-        num_steps: Number of steps of the unrolled loop; ``None`` keeps the loop.
+        num_steps: Number of steps of the loop.
+        unroll: Whether to unroll it; without a loop, nothing is.
     """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    if num_steps is not None:
+    if unroll:
         _unroll(model.graph, num_steps)
     elif not any(node.op_type == "Scan" for node in model.graph.node):
         # If its first strategy fails, the exporter silently falls back to one that unrolls the loop.

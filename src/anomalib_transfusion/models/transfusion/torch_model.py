@@ -294,7 +294,8 @@ class TransFusionModel(nn.Module):
         next_timesteps = [*timesteps[1:], 0]
         # One context for all steps, so that a GPU converts the weights only once.
         with autocast_network(self.precision, images.device):
-            if torch.onnx.is_in_onnx_export():
+            # A loop of one step is none, and runtimes optimize the steps of none.
+            if torch.onnx.is_in_onnx_export() and len(timesteps) > 1:
                 inputs = (
                     torch.tensor(timesteps, device=images.device),
                     self.beta[timesteps],
