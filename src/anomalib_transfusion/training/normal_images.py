@@ -17,7 +17,8 @@ def training_dataset(trainer: Trainer) -> Any:  # noqa: ANN401
     dataset = getattr(getattr(trainer, "datamodule", None), "train_data", None)
     if dataset is None:
         dataset = getattr(trainer.train_dataloader, "dataset", None)
-    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")) or not len(dataset):
+    # A data set without these is read as a stream.
+    if dataset is None or not all(hasattr(dataset, name) for name in ("__getitem__", "__len__")) or not len(dataset):
         return None
     return dataset
 
