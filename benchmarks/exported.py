@@ -148,7 +148,9 @@ def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
     for batch in batches:
         scores, maps = predict(batch.image.numpy())
         found.append((torch.from_numpy(np.atleast_1d(np.squeeze(scores))), torch.from_numpy(maps.copy())))
-    return measure(batches, found)
+    # Of distances, as Patchcore's, which anomalib's AUROC would take for logits and cannot tell apart.
+    largest = [max(1.0, *(part.max().item() for part in parts)) for parts in zip(*found, strict=True)]
+    return measure(batches, [(scores / largest[0], maps / largest[1]) for scores, maps in found])
 
 
 def compare(
