@@ -54,7 +54,7 @@ def exported_without_a_loop(tmp_path):
     node = onnx.helper.make_node("Identity", ["input"], ["output"])
     graph = onnx.helper.make_graph([node], "main", ends[:1], ends[1:])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
-    _tidy(tmp_path / "model.onnx", None)
+    _tidy(tmp_path / "model.onnx", 3, unroll=False)
 
 
 def write_below_a_file(tmp_path):
