@@ -62,4 +62,4 @@ def predict_tiles(
     # All tiles of an image follow each other.
     timesteps = timestep.repeat_interleave(len(tiles) // len(x_t))
     predicted = network(tiles[:, :3], tiles[:, 3:], timesteps)
-    return type(predicted)(*(None if part is None else tiler.untile(part) for part in predicted))
+    return type(predicted)(*map(tiler.untile, predicted))

@@ -26,11 +26,12 @@ from anomalib_transfusion.networks.acceleration import (
 from anomalib_transfusion.training.tiling import check_tiler, predict_tiles
 
 from .transparency import Schedule, inference_timesteps, reverse_step, transparency_schedule
-from .unet import Prediction, ResUNet
+from .unet import Prediction, RememberingPrediction, ResUNet
 
 __all__ = ["MaskAggregation", "ReverseProcess", "ReverseStep", "TransFusionModel"]
 
 MaskAggregation = Literal["mean", "last"]
+AnyPrediction = Prediction | RememberingPrediction
 
 # Far beyond any use, and far below what takes minutes for one image.
 MAX_FILTER_SIZE = 999
@@ -197,7 +198,7 @@ class TransFusionModel(nn.Module):
         with buffers_kept(self):
             return super()._apply(fn, recurse)
 
-    def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> Prediction:
+    def _predict(self, x_t: torch.Tensor, previous_mask: torch.Tensor, timestep: torch.Tensor) -> AnyPrediction:
         """Run the network, on tiles if a tiler is set."""
         channels_last = prefers_channels_last(x_t) if self.channels_last is None else self.channels_last
         network = partial(run_network, self.network, channels_last=channels_last)
@@ -210,7 +211,7 @@ class TransFusionModel(nn.Module):
         images: torch.Tensor,
         previous_mask: torch.Tensor | None = None,
         timestep: torch.Tensor | None = None,
-    ) -> Prediction | InferenceBatch:
+    ) -> AnyPrediction | InferenceBatch:
         """Predict one step in training mode, run the whole reverse process in evaluation mode.
 
         Args:
@@ -243,9 +244,7 @@ class TransFusionModel(nn.Module):
         with autocast_network(self.precision, images.device):
             prediction = self._predict(images, previous_mask, timestep)
         dtype = working_dtype(self.network)
-        memory = None if prediction.memory is None else prediction.memory.to(dtype)
-        anomaly, normal, logits = (head.to(dtype) for head in prediction[:3])
-        return Prediction(anomaly, normal, logits, memory)
+        return type(prediction)(*(part.to(dtype) for part in prediction))
 
     def predict(self, images: torch.Tensor) -> tuple[InferenceBatch, ReverseProcess]:
         """Return anomaly maps and scores together with the masks and reconstructions behind them.
@@ -336,7 +335,7 @@ class TransFusionModel(nn.Module):
         prediction = self._predict(x_t, (mask > 0.5).to(x_t.dtype), timestep)
         anomaly, normal, logits = (head.to(x_t.dtype) for head in prediction[:3])
         mask = logits.sigmoid()
-        memory = None if prediction.memory is None else prediction.memory.to(x_t.dtype)
+        memory = prediction.memory.to(x_t.dtype) if isinstance(prediction, RememberingPrediction) else None
         return _Step(mask, anomaly, normal, reverse_step(x_t, mask, anomaly, normal, beta, next_beta), memory)
 
     def _exported_step(

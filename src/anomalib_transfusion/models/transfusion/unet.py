@@ -38,6 +38,7 @@ __all__ = [
     "DecoderLevel",
     "EncoderLevel",
     "Prediction",
+    "RememberingPrediction",
     "ResUNet",
     "ResidualBlock",
     "TimeEmbedding",
@@ -54,14 +55,28 @@ class Prediction(NamedTuple):
         anomaly: beta_t times the anomaly appearance, ``(B, 3, H, W)``.
         normal: Normal appearance, ``(B, 3, H, W)``, in about [-1, 1].
         mask_logits: Logits of the anomaly mask, ``(B, 1, H, W)``.
-        memory: What the distance to normal features alone says of the mask, in [0, 1], ``(B, 1, H, W)``; ``None``
-            without a memory. No head: nothing is trained by it.
     """
 
     anomaly: torch.Tensor
     normal: torch.Tensor
     mask_logits: torch.Tensor
-    memory: torch.Tensor | None = None
+
+
+class RememberingPrediction(NamedTuple):
+    """Predictions of a network with a memory of normal features.
+
+    Attributes:
+        anomaly: As of :class:`Prediction`.
+        normal: As of :class:`Prediction`.
+        mask_logits: As of :class:`Prediction`.
+        memory: What the distance to normal features alone says of the mask, in [0, 1], ``(B, 1, H, W)``. No head:
+            nothing is trained by it.
+    """
+
+    anomaly: torch.Tensor
+    normal: torch.Tensor
+    mask_logits: torch.Tensor
+    memory: torch.Tensor
 
 
 class MaskHead(nn.Module):
@@ -166,7 +181,7 @@ class ResUNet(nn.Module):
         previous_mask: torch.Tensor,
         timestep: torch.Tensor,
         channels_last: bool = False,
-    ) -> Prediction:
+    ) -> Prediction | RememberingPrediction:
         """Predict anomaly appearance, normal appearance and mask of an image at a timestep.
 
         Args:
@@ -201,12 +216,12 @@ class ResUNet(nn.Module):
         heads = [self.anomaly_head(self.output_norm(x)), self.normal_head(x), self.mask_head(x)]
         if self.patch_size > 1:
             heads = [F.pixel_shuffle(head, self.patch_size) for head in heads]
-        prediction = Prediction(*heads)
+        anomaly, normal, mask_logits = heads
         if features.evidence is None:
-            return prediction
+            return Prediction(anomaly, normal, mask_logits)
         size = x_t.shape[-2:]
         added, evidence = (
             F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
             for logits in (self.evidence(features.evidence), features.evidence)
         )
-        return prediction._replace(mask_logits=prediction.mask_logits + added, memory=evidence.sigmoid())
+        return RememberingPrediction(anomaly, normal, mask_logits + added, evidence.sigmoid())
