@@ -67,6 +67,8 @@ DRDC = [
                 timesteps=(4, 12)),
         refused("cell_sizes={} is impossible", "cell_sizes=[4, 4]", "expected different numbers of pixels",
                 "Use (8, 16) for images of 256 pixels", cell_sizes=(4, 4)),
+        refused("num_sets=1 hides the whole image", "process=shift", "expected at least 2 sets",
+                "Use 4, or the process noised", num_sets=1),
     ),
     *in_module(
         "models/drdc/base_model.py",
@@ -130,7 +132,7 @@ DRDC = [
         out_of_range("dropout=1", "expected 0 to 0.9", "Use 0.1", dropout=1.0),
         out_of_range("jitter_scale=-1", "expected 0 to 1000", "Use 20", jitter_scale=-1),
         out_of_range("schedule_length=20", "expected 21 to 10000", "Use 1000", schedule_length=20),
-        out_of_range("num_sets=1", "expected 2 to 64", "Use 4", num_sets=1),
+        out_of_range("num_sets=0", "expected 1 to 64", "Use 4", num_sets=0),
         out_of_range("guidance_weight=-1", "expected 0 to 1000", "Use 0", guidance_weight=-1),
         out_of_range("passes_at_once=0", "expected 1 to 100000", "Use 16", passes_at_once=0),
         out_of_range("category_dropout=2", "expected 0 to 1", "Use 0.1", category_dropout=2),

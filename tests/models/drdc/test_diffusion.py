@@ -24,7 +24,7 @@ def drawn():
 
 
 @pytest.mark.parametrize("known", ["clean", "noisy"])
-@pytest.mark.parametrize("process", ["shift", "ddpm"])
+@pytest.mark.parametrize("process", ["shift", "ddpm", "noised"])
 def test_corruption(drawn, process, known):
     images, filled, mask, levels, shares, noise = drawn
     result = corrupt(*drawn, process, known)

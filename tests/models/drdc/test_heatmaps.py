@@ -77,9 +77,13 @@ def test_gradient_difference(pair):
     np.testing.assert_allclose(difference("gradient", *pair).numpy(), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["absolute", "high_pass", "gradient"])
-def test_equal_images_do_not_differ(pair, kind):
-    assert difference(kind, pair[0], pair[0]).abs().max() < 1e-12
+@pytest.mark.parametrize(
+    ("kind", "rounding"),
+    # kornia adds 1e-12 to the product of variances and means.
+    [("absolute", 1e-12), ("high_pass", 1e-12), ("gradient", 1e-12), ("structural", 1e-8)],
+)
+def test_equal_images_do_not_differ(pair, kind, rounding):
+    assert difference(kind, pair[0], pair[0]).abs().max() < rounding
 
 
 def test_gradient_of_sides_that_no_two_divides():
@@ -88,23 +92,47 @@ def test_gradient_of_sides_that_no_two_divides():
     assert maps.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["absolute", "high_pass", "gradient"])
+@pytest.mark.parametrize("kind", ["absolute", "high_pass", "gradient", "structural"])
 def test_refinement_map_is_the_mean_over_timesteps_and_cell_sizes(pair, kind):
     painted = torch.rand(6, 2, 3, 16, 24, dtype=torch.float64) * 2 - 1
     expected = sum(difference(kind, pair[0], one) for one in painted) / 6
     torch.testing.assert_close(refinement_map(kind, pair[0], painted), expected)
 
 
+def test_structural_difference(pair):
+    """SSIM in a Gaussian window of 11 pixels and deviation 1.5, where the window is inside of the image."""
+    images, painted = (x.numpy() for x in pair)
+    window = np.outer(*[np.exp(-np.square(np.arange(-5, 6)) / 4.5)] * 2)
+    window /= window.sum()
+    found = difference("structural", *pair).numpy()
+    for number, row, column in np.ndindex(2, 16, 24):
+        if not (5 <= row < 11 and 5 <= column < 19):
+            continue
+        similarity = []
+        for channel in range(3):
+            x, y = (p[number, channel, row - 5 : row + 6, column - 5 : column + 6] for p in (images, painted))
+            mean_x, mean_y = (window * x).sum(), (window * y).sum()
+            variances = (window * (x - mean_x) ** 2).sum() + (window * (y - mean_y) ** 2).sum()
+            covariance = (window * (x - mean_x) * (y - mean_y)).sum()
+            luminance = (2 * mean_x * mean_y + 0.02**2) / (mean_x**2 + mean_y**2 + 0.02**2)
+            similarity.append(luminance * (2 * covariance + 0.06**2) / (variances + 0.06**2))
+        assert found[number, 0, row, column] == pytest.approx((1 - np.mean(similarity)) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("fusion", ["sum", "product"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_fusion(gamma):
+def test_fusion(gamma, fusion):
     torch.manual_seed(0)
     base, refinement = torch.rand(2, 2, 1, 9, 12, dtype=torch.float64)
     statistics = torch.tensor([[0.3, 0.1, 0.5, 0.2], [20.0, 4.0, 0.01, 0.003]], dtype=torch.float64)
-    fused = fuse(base, refinement, statistics, gamma, 5).numpy()
+    fused = fuse(base, refinement, statistics, gamma, 5, fusion).numpy()
     for number, row, column in np.ndindex(2, 9, 12):
         of_base, of_refinement = (around(x[number, 0].numpy(), row, column, 2) for x in (base, refinement))
         base_mean, base_deviation, mean, deviation = statistics[number].tolist()
-        values = (of_base - base_mean) / base_deviation + gamma * (of_refinement - mean) / deviation
+        z_base, z_refinement = (of_base - base_mean) / base_deviation, (of_refinement - mean) / deviation
+        values = z_base + gamma * z_refinement
+        if fusion == "product":
+            values = np.maximum(z_base, 0) * (1 + gamma * np.maximum(z_refinement, 0))
         assert fused[number, 0, row, column] == pytest.approx(values.mean(), abs=1e-9)
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from anomalib_transfusion import DemoSurface, Drdc, MultiCategory
 from conftest import SURFACE
+from exports import run_onnx
 
 from .networks import build
 
@@ -292,3 +293,13 @@ def test_panels(trained):
     }
     assert all(0 <= panel.min() <= panel.max() <= 1 for panel in panels.values())
     assert model.evaluation_passes == 1 + 2 * 2 * 4
+
+
+def test_maps_that_are_not_the_default_are_exported(tmp_path):
+    """SSIM is kornia's, and a product of maps has another graph than a sum."""
+    model = build(difference="structural", fusion="product", post_processor=False).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model(images)
+    given = run_onnx(model.to_onnx(tmp_path), images)
+    torch.testing.assert_close(given["anomaly_map"], wanted.anomaly_map, rtol=0, atol=1e-4)

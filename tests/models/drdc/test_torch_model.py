@@ -95,6 +95,23 @@ def test_no_pixel_is_painted_from_itself(images):
     assert not torch.equal(first[..., 8:16, 16:], second[..., 8:16, 16:])
 
 
+@pytest.mark.parametrize("num_sets", [1, 4])
+@torch.no_grad()
+def test_with_the_process_noised_the_image_shows_through_at_each_timestep(images, categories, num_sets):
+    refinement = network(process="noised", num_sets=num_sets).refinement
+    levels = alpha_bar(linear_betas(30)).float()
+    given = 2 * images - 1
+    steps = refinement.steps(given, categories)
+    assert [len(start) for start, _ in steps] == [num_sets * len(refinement.cell_sizes)] * 2
+    for (start, painted), timestep in zip(steps, (12, 4), strict=True):
+        noised = levels[timestep].sqrt() * given + (1 - levels[timestep]).sqrt() * refinement.noise
+        for seen, mask in zip(start, refinement.masks, strict=True):
+            torch.testing.assert_close(seen, torch.where(mask > 0.5, noised, given), atol=1e-5, rtol=0)
+        assert painted.shape == (len(refinement.cell_sizes), *images.shape)
+    if num_sets == 1:
+        assert refinement.masks.eq(1).all()
+
+
 @torch.no_grad()
 def test_guidance(images, categories):
     model = network(guidance_weight=0.7, timesteps=(12,))

@@ -16,7 +16,7 @@ from anomalib_transfusion.networks.gaussian import add_noise, rates
 
 __all__ = ["Known", "Process", "corrupt", "restart"]
 
-Process = Literal["shift", "ddpm"]
+Process = Literal["shift", "ddpm", "noised"]
 Known = Literal["clean", "noisy"]
 
 
@@ -39,8 +39,8 @@ def corrupt(
         alpha_bar_t: Share of the image's variance that is left, ``(B, 1, 1, 1)``.
         eta: Share of the fill in the hidden pixels, t / t_max in [0, 1], ``(B, 1, 1, 1)``.
         noise: Standard normal noise, ``(B, C, H, W)``.
-        process: ``shift`` moves hidden pixels towards the fill, so that nothing of them is left at t_max; ``ddpm``
-            adds noise alone.
+        process: ``shift`` moves hidden pixels towards the fill, so that nothing of them is left at t_max; ``ddpm`` and
+            ``noised`` add noise alone.
         known: Whether known pixels stay ``clean``, or are as ``noisy`` as the hidden ones.
 
     Returns:

@@ -10,16 +10,20 @@ mean filter of size m and a weight gamma; the formulas are ours.
 from typing import Literal
 
 import torch
+from kornia.metrics import ssim
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from .filters import box_mean
 
-__all__ = ["Difference", "bound", "box_mean", "difference", "fuse", "refinement_map", "standardized"]
+__all__ = ["Difference", "Fusion", "bound", "box_mean", "difference", "fuse", "refinement_map", "standardized"]
 
-Difference = Literal["absolute", "high_pass", "gradient"]
+Difference = Literal["absolute", "high_pass", "gradient", "structural"]
+Fusion = Literal["sum", "product"]
 
 # Of images in [-1, 1].
+DYNAMIC_RANGE = 2.0
+STRUCTURAL_SIZE = 11
 HIGH_PASS_SIZE = 9
 GRADIENT_LEVELS = 3
 GRADIENT_OFFSET = 0.01
@@ -32,8 +36,9 @@ def difference(kind: Difference, images: Tensor, painted: Tensor) -> Tensor:
 
     Args:
         kind: ``absolute`` difference, mean over the channels; ``high_pass``, the same of what a mean filter of 9 pixels
-            takes away; or dissimilarity of the ``gradient`` magnitude at three resolutions (as RIAD has it, Zavrtanik
-            et al. 2021), for sides of at least 4 pixels.
+            takes away; dissimilarity of the ``gradient`` magnitude at three resolutions (as RIAD has it, Zavrtanik
+            et al. 2021), for sides of at least 4 pixels; or ``structural`` dissimilarity, 1 - SSIM in windows of 11
+            pixels (Wang et al. 2004), halved.
         images: Images in [-1, 1], ``(B, C, H, W)``.
         painted: What was painted, likewise.
 
@@ -42,6 +47,9 @@ def difference(kind: Difference, images: Tensor, painted: Tensor) -> Tensor:
     """
     if kind == "gradient":
         return _gradient_difference(images, painted)
+    if kind == "structural":
+        similarity = ssim(images, painted, STRUCTURAL_SIZE, max_val=DYNAMIC_RANGE)
+        return (1 - similarity).mean(dim=1, keepdim=True) / 2
     residual = images - painted
     if kind == "high_pass":
         residual = residual - box_mean(residual, HIGH_PASS_SIZE)
@@ -63,8 +71,15 @@ def refinement_map(kind: Difference, images: Tensor, painted: Tensor) -> Tensor:
     return maps.unflatten(0, painted.shape[:2]).mean(dim=0)
 
 
-def fuse(base_map: Tensor, refinement: Tensor | None, statistics: Tensor, gamma: float, filter_size: int) -> Tensor:
-    """Add the maps of base model and refinement, each in deviations from that of normal images (R9).
+def fuse(
+    base_map: Tensor,
+    refinement: Tensor | None,
+    statistics: Tensor,
+    gamma: float,
+    filter_size: int,
+    fusion: Fusion = "sum",
+) -> Tensor:
+    """Fuse the maps of base model and refinement, each in deviations from that of normal images (R9).
 
     Args:
         base_map: Maps of the base model, ``(B, 1, H, W)``.
@@ -73,13 +88,16 @@ def fuse(base_map: Tensor, refinement: Tensor | None, statistics: Tensor, gamma:
             category, ``(B, 4)``.
         gamma: Weight of the refinement.
         filter_size: Side of the mean filter in pixels, odd.
+        fusion: ``sum`` of the first and gamma times the second; or ``product`` of the first and 1 plus gamma times the
+            second, both cut off below 0.
 
     Returns:
         The maps, about 0 for normal images, ``(B, 1, H, W)``.
     """
     fused = standardized(base_map, statistics[:, :2])
     if refinement is not None:
-        fused = fused + gamma * standardized(refinement, statistics[:, 2:])
+        weighted = gamma * standardized(refinement, statistics[:, 2:])
+        fused = fused + weighted if fusion == "sum" else fused.clamp(min=0) * (1 + weighted.clamp(min=0))
     return box_mean(fused, filter_size)
 
 

@@ -22,7 +22,7 @@ from .category import CategoryNames, names_of_data
 from .conditioning import Conditioning
 from .diffusion import Known, Process
 from .film_strip import ROW_NAMES, moments_of
-from .heatmaps import Difference, bound
+from .heatmaps import Difference, Fusion, bound
 from .loss import LossTerms, drdc_loss
 from .optimizer import TwoRatesMixin
 from .refinement import Refinement
@@ -62,14 +62,18 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
             that is trained.
         cell_sizes: Sides in pixels of the cells that are hidden, each of which divides the image.
         num_sets: Number of disjoint sets of cells (the paper's n_s).
-        process: How hidden pixels are corrupted in training: ``shift`` takes them away altogether, ``ddpm`` adds noise.
+        process: How hidden pixels are corrupted: ``shift`` takes them away altogether; ``ddpm`` adds noise in training
+            and begins from the mean of the known ones in testing; ``noised`` adds noise to the image in both, so that
+            they show through, and takes a single set as well: diffusion without inpainting, to compare with.
         known: Whether the pixels that are not hidden are ``clean``, or as ``noisy`` as the others.
         test_conditioning: What ties an estimate to the image at test time: its ``known_pixels`` alone, its colors
             around (``drift``), or its ``low_frequency``.
         guidance_weight: Weight of the guidance without a classifier, which doubles the passes; 0 for none.
         category_dropout: Share of the training samples whose category is not told to the denoiser.
         category_confidence: Probability below which the category head leaves a category open.
-        difference: How an image is compared with what was painted: ``absolute``, ``high_pass`` or ``gradient``.
+        difference: How an image is compared with what was painted: ``absolute``, ``high_pass``, ``gradient`` or
+            ``structural``.
+        fusion: How the maps of both parts become one: their ``sum``, or their ``product``, both cut off below 0.
         gamma: Weight of the refinement in the map (the paper's gamma); 0 for the base model alone.
         filter_size: Side of the mean filter of the map in pixels, odd (the paper's m).
         refine: Which images are refined: ``all``, or those whose base score is ``uncertain``; exports refine all.
@@ -140,6 +144,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         category_dropout: Annotated[float, Range(0, 1, "Use 0.1.")] = 0.1,
         category_confidence: float = 0.5,
         difference: Difference = "absolute",
+        fusion: Fusion = "sum",
         gamma: float = 1.0,
         filter_size: int = 7,
         refine: Refine = "all",

@@ -39,8 +39,8 @@ class Refinement(nn.Module):
         schedule_length: Length T of the linear noise schedule, 21 to 10,000.
         timesteps: The timesteps that are run, falling, each from 1 to T - 1; the first is t_max.
         cell_sizes: Sides of the cells in pixels, each of which divides the image.
-        num_sets: Number of disjoint sets n_s.
-        process: How hidden pixels are corrupted in training: ``shift`` or ``ddpm``.
+        num_sets: Number of disjoint sets n_s; 1, all pixels, with the process ``noised`` alone.
+        process: How hidden pixels are corrupted: ``shift``, ``ddpm`` or ``noised``.
         known: Whether known pixels are ``clean`` or ``noisy``.
         test_conditioning: What is done to an estimate before the next timestep.
         filter_size: Side of the mean filter of the conditionings that have one, odd.
@@ -69,7 +69,7 @@ class Refinement(nn.Module):
         schedule_length: Annotated[int, Range(21, 10_000, "Use 1000.")],
         timesteps: Sequence[int],
         cell_sizes: Sequence[int],
-        num_sets: Annotated[int, Range(2, 64, "Use 4.")],
+        num_sets: Annotated[int, Range(1, 64, "Use 4.")],
         process: Process,
         known: Known,
         test_conditioning: Conditioning,
@@ -87,6 +87,7 @@ class Refinement(nn.Module):
         super().__init__()
         _check_timesteps(given["timesteps"], schedule_length)
         _check_cell_sizes(given["cell_sizes"])
+        _check_sets(num_sets, process)
         self.timesteps: tuple[int, ...] = tuple(given["timesteps"])
         self.cell_sizes: tuple[int, ...] = tuple(given["cell_sizes"])
         self.num_sets = num_sets
@@ -150,18 +151,23 @@ class Refinement(nn.Module):
         seen = images.expand(folds, *images.shape).flatten(0, 1)
         chosen = categories.expand(folds, batch).flatten()
         noise = self.noise.to(images.dtype)
-        of_cells = [x.unflatten(0, counts).flatten(1, 2).unbind() for x in (seen, masks)]
-        prediction = torch.cat([
-            fill(*of_cell, lattice=True) for of_cell in zip(*of_cells, self.cell_sizes, strict=True)
-        ])
+        # What hidden pixels are taken for.
+        guess = seen
+        if self.process != "noised":
+            of_cells = [x.unflatten(0, counts).flatten(1, 2).unbind() for x in (seen, masks)]
+            guess = torch.cat([
+                fill(*of_cell, lattice=True) for of_cell in zip(*of_cells, self.cell_sizes, strict=True)
+            ])
         sets = self.masks.unflatten(0, counts[:2]).unbind()
         results = []
         for timestep in self.timesteps:
             level = self.alpha_bar[timestep].view(1, 1, 1, 1).to(images.dtype)
-            start = restart(prediction, seen, masks, level, noise, self.known)
+            start = restart(guess, seen, masks, level, noise, self.known)
             times = torch.full_like(chosen, timestep)
             prediction = self.denoise(start, masks, times, chosen)
             prediction = condition(self.test_conditioning, prediction, seen, masks, self.filter_size)
+            if self.process != "noised":
+                guess = prediction
             parts = prediction.unflatten(0, counts).unbind()
             painted = [assemble(part, mask) for part, mask in zip(parts, sets, strict=True)]
             results.append((start.unflatten(0, (folds, batch)), torch.stack(painted)))
@@ -213,6 +219,16 @@ def _check_timesteps(timesteps: Sequence[int], schedule_length: int) -> None:
         msg = (
             f"timesteps={list(timesteps)} do not fall; expected the largest first, for the process goes from much "
             f"noise to little. Use {sorted(set(timesteps), reverse=True)}."
+        )
+        raise ValueError(msg)
+
+
+def _check_sets(num_sets: int, process: Process) -> None:
+    """Raise ValueError if a single set hides all that there is to paint from."""
+    if num_sets == 1 and process != "noised":
+        msg = (
+            f"num_sets=1 hides the whole image, and with process={process} nothing is left to paint it from; expected "
+            "at least 2 sets. Use 4, or the process noised, which leaves hidden pixels under noise."
         )
         raise ValueError(msg)
 

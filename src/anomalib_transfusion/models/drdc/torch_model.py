@@ -31,7 +31,7 @@ from anomalib_transfusion.training.numerics import seeded
 
 from .base_model import BaseModel, Reconstruction, base_heat_map
 from .category import UNKNOWN, chosen_category
-from .heatmaps import Difference, bound, box_mean, fuse, refinement_map, standardized
+from .heatmaps import Difference, Fusion, bound, box_mean, fuse, refinement_map, standardized
 from .loss import Prediction
 from .refinement import Refinement
 from .training_sample import TrainingSample
@@ -67,6 +67,7 @@ class DrdcModel(nn.Module):
         gamma: Weight of the refinement in the final map; 0 for the base model alone, without a pass of the denoiser.
         filter_size: Side of the mean filter of the final map in pixels, odd.
         difference: How an image is compared with what was painted.
+        fusion: How the maps of both parts become one: their ``sum`` or their ``product``.
         refine: Which images are refined: ``all``, or those whose base score is ``uncertain``.
         uncertain_band: Lower and upper end of the base scores that are, in deviations from the mean of normal images.
         train: Which part is trained: ``both``, or one.
@@ -92,6 +93,7 @@ class DrdcModel(nn.Module):
         gamma: Annotated[float, Range(0, 1000, "Use 1, or 0 for the base model alone.")],
         filter_size: Annotated[int, Range(1, 99, "Use 7.")],
         difference: Difference,
+        fusion: Fusion,
         refine: Refine,
         uncertain_band: Sequence[float],
         train: Trained,
@@ -117,6 +119,7 @@ class DrdcModel(nn.Module):
         self.gamma = gamma
         self.filter_size = filter_size
         self.difference: Difference = difference
+        self.fusion: Fusion = fusion
         self.refine: Refine = refine
         self.uncertain_band = tuple(uncertain_band)
         self.trained: Trained = train
@@ -229,7 +232,7 @@ class DrdcModel(nn.Module):
         refined = None
         if self.gamma:
             painted, refined = self._refine(x, categories, base_map, statistics)
-        fused = fuse(base_map, refined, statistics, self.gamma, self.filter_size)
+        fused = fuse(base_map, refined, statistics, self.gamma, self.filter_size, self.fusion)
         anomaly_map = bound(fused)
         standard = None if refined is None else standardized(refined, statistics[:, 2:])
         found = Evaluation(categories, standardized(base_map, statistics[:, :2]), standard, painted)
