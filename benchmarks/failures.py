@@ -145,7 +145,7 @@ def choose(found: Found, table: pd.DataFrame) -> dict[str, list[int]]:
     return rows | {"false alarms, the highest scores of good images": worst.tolist()}
 
 
-def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> None:
+def write_page(table: pd.DataFrame, category: str, picture: Path, path: Path, command: str) -> None:
     """Write tables and picture as a page."""
     parts = {
         "All": shares(table, pd.Series("all defects", index=table.index, name="")),
@@ -154,7 +154,7 @@ def write_page(table: pd.DataFrame, picture: Path, path: Path, command: str) -> 
         "By contrast to its surroundings, gray levels": shares(table, pd.cut(table.contrast, CONTRASTS, right=False)),
         "By place": shares(table, table.border.map({True: "touches the border", False: "does not"})),
     }
-    lines = [f"# Failures on {path.stem.split('-')[1]}", "", f"    {command}", ""]
+    lines = [f"# Failures on {category}", "", f"    {command}", ""]
     lines += [f"A defect is detected above the score of {100 * (1 - FALSE_ALARMS):.0f} % of the good images.", ""]
     for title, frame in parts.items():
         lines += [f"## {title}", "", markdown_of(frame), ""]
@@ -172,7 +172,7 @@ def main() -> None:
     table = describe(found)
     path = record.result_path(options.output, f"failures-{options.category}", device).with_suffix(".md")
     draw(found, choose(found, table), path.with_suffix(".jpg"))
-    write_page(table, path.with_suffix(".jpg"), path, record.header(device)["command"])
+    write_page(table, options.category, path.with_suffix(".jpg"), path, record.header(device)["command"])
     print(f"Written to {path}")
 
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Atomic writing of files, file names within the limits of file systems, and reasons why a file cannot be loaded."""
+"""Atomic writing of files, file names within the limits of file systems, and errors of checkpoints that say why."""
 
 import errno
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["fitting_name", "marked_name", "reason_of", "written_whole"]
+__all__ = ["checkpoint_readable", "fitting_name", "marked_name", "reason_of", "written_whole"]
 
 # Limit of a file name in bytes on the file systems of Linux and macOS. Windows takes 255 UTF-16 units; a name of 255
 # bytes in UTF-8 never has more.
@@ -90,6 +90,29 @@ def written_whole(path: Path) -> Iterator[Path]:
         # Where there is no folder there is nothing to remove, and the error above is the one to read.
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def checkpoint_readable(path: str | Path) -> Iterator[None]:
+    """Context that turns any error of reading a checkpoint, but FileNotFoundError, into one that says why.
+
+    Args:
+        path: The checkpoint, for the message.
+
+    Raises:
+        ValueError: If the file cannot be read; names it and the reason.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    # A damaged pickle raises whatever its bytes happen to stand for.
+    except Exception as error:
+        msg = (
+            f"The checkpoint {path} cannot be read ({reason_of(error)}). It is damaged, or it holds more than weights "
+            "and settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
+        )
+        raise ValueError(msg) from error
 
 
 def reason_of(error: Exception) -> str:

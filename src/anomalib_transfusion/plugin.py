@@ -68,7 +68,7 @@ def register() -> None:
         wrapt.register_post_import_hook(_register_benchmark, _module_to_wait_for(_PIPELINES))
     except Exception as error:  # noqa: BLE001
         _warn(
-            "anomalib-transfusion could not register itself with anomalib, which does not know TransFusion now: "
+            "anomalib-transfusion could not register itself with anomalib, which does not know its models now: "
             f"{error!r}. Reinstall anomalib-transfusion with what it needs.",
         )
 

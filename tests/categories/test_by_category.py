@@ -247,6 +247,14 @@ def test_exported_model_has_the_pooled_thresholds_or_those_of_a_category(trained
     trained.model.post_processor.load_state_dict(pooled)
 
 
+def test_damaged_checkpoint_is_named_when_a_category_is_fixed(tmp_path):
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match=r"damaged\.ckpt cannot be read.*Use another checkpoint"):
+        fix_category_in_checkpoint(damaged, "gravel", tmp_path / "fixed.ckpt")
+    assert not (tmp_path / "fixed.ckpt").exists()
+
+
 def test_batch_of_several_categories_is_post_processed_as_batches_of_one(trained):
     generator = torch.Generator().manual_seed(1)
     batch = CategoryBatch(

@@ -137,8 +137,6 @@ CHECKPOINTS = [
             "damaged parts",
             "Use another checkpoint, or write it anew",
         ),
-        Message("The checkpoint {} cannot be read", lambda tmp_path: read(tmp_path, b"<html>404</html>"), ValueError,
-                "model.ckpt cannot be read", "weights and settings", "Use another checkpoint, or write it anew"),
     ),
     *in_module(
         "training/compatibility.py",
@@ -182,6 +180,8 @@ CHECKPOINTS = [
     ),
     *in_module(
         "files.py",
+        Message("The checkpoint {} cannot be read", lambda tmp_path: read(tmp_path, b"<html>404</html>"), ValueError,
+                "model.ckpt cannot be read", "weights and settings", "Use another checkpoint, or write it anew"),
         Message(
             "{} could not be written",
             write_below_a_file,

@@ -73,7 +73,7 @@ PLUGIN = [
             "Check the spelling, or install what has it",
         ),
         Message("anomalib-transfusion could not register itself", without_wrapt, PRINTED, "wrapt is not here",
-                "anomalib, which does not know TransFusion now", "Reinstall anomalib-transfusion with what it needs"),
+                "anomalib, which does not know its models now", "Reinstall anomalib-transfusion with what it needs"),
         Message(
             "anomalib-transfusion could not register its benchmark",
             # Too early: anomalib's command line is not imported.

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from anomalib_transfusion.files import written_whole
+
 from .tables import CategoryTable
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ def plot_categories(table: CategoryTable, name: str, title: str, path: Path) -> 
     # As many beside each other as there is room for, at about eleven letters an inch.
     beside = int(11 * figure.get_figwidth() / (6 + max(min(40, len(model)) for model in table.models)))
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(beside, len(handles))), frameon=False)
-    figure.savefig(path, dpi=DPI)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=DPI, format="png")
 
 
 def plot_throughput(points: pd.DataFrame, name: str, title: str, path: Path) -> None:
@@ -126,7 +129,8 @@ def plot_throughput(points: pd.DataFrame, name: str, title: str, path: Path) -> 
     axes.grid(color="#E5E5E5", linewidth=0.8)
     figure.draw_without_rendering()
     _label(axes, points, accuracy)
-    figure.savefig(path, dpi=DPI)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=DPI, format="png")
 
 
 def _label(axes: Axes, points: pd.DataFrame, accuracy: pd.Series) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from anomalib_transfusion.files import written_whole
+
 from .categories import CLASS_SEPARATED, MULTI_CLASS, trainings
 from .comparison import commands, differences, kinds
 from .load import load
@@ -68,8 +70,15 @@ def report(runs: Sequence[Path], output: Path | None = None) -> Path:
     if lines := commands(frame):
         parts += ["## Commands", "\n".join(lines)]
     path = output / "report.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with written_whole(path) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
+
+
+def _write_table(frame: pd.DataFrame, path: Path, index: bool = True) -> None:
+    """Write a table as CSV."""
+    with written_whole(path) as partial:
+        frame.to_csv(partial, index=index)
 
 
 def _origin(frame: pd.DataFrame, runs: Sequence[Path]) -> str:
@@ -105,7 +114,7 @@ def _overview(tables: dict[tuple[str, str], CategoryTable], frame: pd.DataFrame,
             average = {m: sum(column[m] or 0 for column in of_metric.values()) / len(of_metric) for m in models}
             columns[f"Average {sentence(METRICS[metric])}"] = {**average}
     summary = pd.DataFrame(columns, index=list(frame["model"].unique())).rename_axis("model")
-    summary.to_csv(output / "summary.csv")
+    _write_table(summary, output / "summary.csv")
     shown = []
     for column in summary:
         values = [None if pd.isna(value) else float(value) for value in summary[column]]
@@ -129,7 +138,7 @@ def _dataset(
         table = tables[dataset, metric]
         if not table.has_values:
             continue
-        table.frame().to_csv(output / f"{_file_name(dataset)}_{metric}.csv", index=False)
+        _write_table(table.frame(), output / f"{_file_name(dataset)}_{metric}.csv", index=False)
         body = [
             [category, *bold_best([cell.text for cell in cells], [cell.mean for cell in cells])]
             for category, cells in table.rows()
@@ -143,7 +152,7 @@ def _dataset(
         parts.append(f"![Image AUROC of each model on each category of {dataset}]({picture})")
     cost = costs(rows)
     if len(cost.columns) and len(cost):
-        cost.to_csv(output / f"{_file_name(dataset)}_cost.csv")
+        _write_table(cost, output / f"{_file_name(dataset)}_cost.csv")
         body = [[str(model), *(_short(value) for value in cost.loc[model])] for model in cost.index]
         note = "Means over the trainings that finished."
         if "peak_memory_of" in rows and rows["peak_memory_of"].notna().any():
@@ -189,7 +198,8 @@ def _pictures(rows: pd.DataFrame, output: Path) -> list[str]:
     for row in drawn.itertuples():
         source = Path(row.run) / row.picture
         if source.is_file():
-            shutil.copyfile(source, output / source.name)
+            with written_whole(output / source.name) as partial:
+                shutil.copyfile(source, partial)
             title = f"{row.model} on {row.category}, seed {row.seed}: best, median and worst cases"
             parts += [f"### {title}", f"![{title}]({source.name})"]
     return parts

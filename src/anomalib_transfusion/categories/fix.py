@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
-from anomalib_transfusion.files import written_whole
+from anomalib_transfusion.files import checkpoint_readable, written_whole
 
 from .post_processing import load, statistics_of
 
@@ -49,7 +49,7 @@ def fix_category_in_checkpoint(checkpoint: Path | str, category: str, output: Pa
     Raises:
         FileExistsError: If the output exists.
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint has no values of this category; names those that it has.
+        ValueError: If the checkpoint has no values of this category; names those that it has. If it cannot be read.
     """
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.is_file():
@@ -62,7 +62,7 @@ def fix_category_in_checkpoint(checkpoint: Path | str, category: str, output: Pa
     from anomalib.models import AnomalibModule
 
     types = [known for model in AnomalibModule.__subclasses__() for known in model.checkpoint_safe_globals()]
-    with anomalib_safe_globals(extra=types):
+    with anomalib_safe_globals(extra=types), checkpoint_readable(checkpoint):
         content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # The values by category are dropped: a test by category would apply them instead of the fixed ones.
     statistics = content.pop(CHECKPOINT_KEY, {}).get("statistics", {})

@@ -4,8 +4,7 @@
 """Checkpoints that are written atomically, and read without running code in them."""
 
 import reprlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
-from anomalib_transfusion.files import reason_of, written_whole
+from anomalib_transfusion.files import checkpoint_readable, written_whole
 
 __all__ = ["WholeCheckpointIO", "use_whole_checkpoints"]
 
@@ -76,7 +75,7 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged or holds code; names it.
         """
-        with _explained(path):
+        with checkpoint_readable(path):
             checkpoint = super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
             _check_parts(checkpoint)
         return checkpoint
@@ -92,26 +91,6 @@ def _check_parts(checkpoint: Any) -> None:  # noqa: ANN401
     if wrong:
         msg = f"damaged parts: {', '.join(f'{name}={reprlib.repr(found[name])}' for name in wrong)}"
         raise TypeError(msg)
-
-
-@contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
-    """Turn any error of reading a checkpoint, but FileNotFoundError, into one that names the file and the reason.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    # A damaged pickle raises whatever its bytes happen to stand for.
-    except Exception as error:
-        msg = (
-            f"The checkpoint {path} cannot be read ({reason_of(error)}). It is damaged, or it holds more than weights "
-            "and settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
-        )
-        raise ValueError(msg) from error
 
 
 def use_whole_checkpoints(trainer: Trainer) -> None:
