@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any, get_args
 
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
+from anomalib.data import AnomalibDataModule, ImageBatch, MVTec
 from anomalib.models import AnomalibModule
 from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:
     """Return the test images: a folder in MVTec AD's layout, or the demo surface."""
     common: dict[str, Any] = {"category": options.category, "num_workers": 0, "eval_batch_size": options.batch}
     if options.root is not None:
-        return MVTecAD(root=options.root, **common)
+        return MVTec(root=options.root, **common)
     return DemoSurface(root=folder, **common, **(TINY_SURFACE if options.size == "tiny" else {}))
 
 
