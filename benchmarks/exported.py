@@ -210,6 +210,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="a process less for each row")
+    parser.add_argument(
+        "--no-exports", dest="exports", action="store_false", help="PyTorch alone: models beside each other",
+    )
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--name", default="exported", help="name of the result")
     parser.add_argument("--output", type=Path, default=record.ROOT / "results" / "bench")
@@ -242,7 +245,8 @@ def main() -> None:
                 if own:
                     loads["PyTorch, bfloat16"] = (partial(with_torch, name, checkpoint, passes, "bfloat16"), None)
                     loads["PyTorch, default"] = (partial(with_torch, name, checkpoint, passes, None), None)
-                loads |= export(model, data, Path(temporary) / f"{number}-{passes}", threads)
+                if options.exports:
+                    loads |= export(model, data, Path(temporary) / f"{number}-{passes}", threads)
                 for batch in sizes:
                     label = {"model": name, "passes": passes, "pixels": [height, width]}
                     rows += [label | row for row in compare(loads, batches, batch, options)]
