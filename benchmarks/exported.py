@@ -211,7 +211,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="a process less for each row")
     parser.add_argument(
-        "--no-exports", dest="exports", action="store_false", help="PyTorch alone: models beside each other",
+        "--no-exports",
+        dest="exports",
+        action="store_false",
+        help="PyTorch alone: models beside each other",
     )
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     parser.add_argument("--name", default="exported", help="name of the result")

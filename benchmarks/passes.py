@@ -59,16 +59,27 @@ def trained_parser(description: str | None, output: Path) -> argparse.ArgumentPa
     return parser
 
 
-def load_model(options: argparse.Namespace) -> TransFusion:
-    """Read the checkpoint; without one, ``--size tiny`` stands for a network that was not trained."""
+def load_model(
+    options: argparse.Namespace,
+    model_class: Any = TransFusion,  # noqa: ANN401
+    tiny: dict[str, Any] | None = None,
+) -> Any:  # noqa: ANN401
+    """Read the checkpoint; without one, ``--size tiny`` stands for a network that was not trained.
+
+    Args:
+        options: Options of :func:`trained_parser`.
+        model_class: Class of the model.
+        tiny: Parameters of its smallest network; ``None`` for those of the speed benchmarks.
+    """
     if options.checkpoint is not None:
-        return TransFusion.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+        return model_class.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
     if options.size != "tiny":
-        msg = "--checkpoint is needed: the passes of an untrained network say nothing. --size tiny tries the script."
+        msg = "--checkpoint is needed: an untrained network says nothing. --size tiny tries the script."
         raise SystemExit(msg)
     torch.manual_seed(0)
-    pre_processor = TransFusion.configure_pre_processor((64, 64))
-    return TransFusion(pre_processor=pre_processor, visualizer=False, **SUBJECTS["TransFusion"].networks["tiny"]).eval()
+    network = SUBJECTS[model_class.__name__].networks["tiny"] if tiny is None else tiny
+    pre_processor = model_class.configure_pre_processor((64, 64))
+    return model_class(pre_processor=pre_processor, visualizer=False, **network).eval()
 
 
 def load_data(options: argparse.Namespace, folder: Path) -> AnomalibDataModule:

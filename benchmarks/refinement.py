@@ -28,7 +28,7 @@ import record
 from anomalib_transfusion import Drdc
 from anomalib_transfusion.models.drdc.category import UNKNOWN
 from anomalib_transfusion.models.drdc.heatmaps import bound, box_mean
-from passes import METRICS, load_data, measure, read_batches, trained_parser
+from passes import METRICS, load_data, load_model, measure, read_batches, trained_parser
 
 FINE = 0.01
 PARTS = ("base", "refinement", "both")
@@ -50,16 +50,11 @@ Found = list[tuple[torch.Tensor, torch.Tensor]]
 
 def load_drdc(options: argparse.Namespace) -> Drdc:
     """Read the checkpoint; without one, ``--size tiny`` stands for networks that were not trained."""
-    if options.checkpoint is not None:
-        return Drdc.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
-    if options.size != "tiny":
-        msg = "--checkpoint is needed: untrained networks say nothing. --size tiny tries the script."
-        raise SystemExit(msg)
-    torch.manual_seed(0)
-    pre_processor = Drdc.configure_pre_processor((64, 64))
-    model = Drdc(categories=options.categories, pre_processor=pre_processor, visualizer=False, **TINY)
-    model.model.base.backbone.load(model.model.base.backbone.network.state_dict())
-    return model.eval()
+    model = load_model(options, Drdc, {"categories": options.categories, **TINY})
+    backbone = model.model.base.backbone
+    if options.checkpoint is None:
+        backbone.load(backbone.network.state_dict())
+    return model
 
 
 def index_of(told: str, true: int, number: int) -> int:
