@@ -65,14 +65,15 @@ def test_quality_goes_on(folder):
     """One model trains, another lacks its backbone; the same again, with one, keeps the first and adds the second."""
     command = ["benchmark", "--config", str(CONFIGS / "quality.yaml"), "--set", "datasets=data", "category=brick"]
     # Twice --set, as `make quality ARGUMENTS="--set size=tiny"` has it.
-    command += ["minutes=0.2", "--set", "size=tiny", "workers=0", "output=out", "--only", "TransFusion", "Patchcore"]
+    # On a busy machine the first row must not take all of the time, or the second is not begun.
+    command += ["minutes=0.5", "--set", "size=tiny", "workers=0", "output=out", "--only", "TransFusion", "Patchcore"]
     printed = run(folder, "anomalib", *command, code=1)
     output = folder / "out/brick-tiny"
     assert "1 of 2 rows have no result: Patchcore on brick" in printed
     assert list(pd.read_csv(output / "results.csv")["status"]) == ["done", "failed"]
     ours = rows_in(output)["TransFusion", 0]
-    # 36 % of 12 seconds, and the step that was running.
-    assert 4.3 <= ours["fit_duration"] < 30
+    # 36 % of 30 seconds, and the step that was running.
+    assert 10.8 <= ours["fit_duration"] < 30
     assert ours["steps"] > 0
     kinds = {path.name for path in (folder / "data/MVTecAD/brick/test").iterdir()} - {"good"}
     assert {name.split(".")[1] for name in ours if name.startswith("kind.")} == kinds

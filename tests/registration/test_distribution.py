@@ -113,7 +113,7 @@ def test_metadata(metadata):
         "wrapt",
     }
     # What only tests import is no need of whoever installs the package.
-    assert not names & {"import-linter", "kornia", "tabulate"}
+    assert not names & {"import-linter", "tabulate"}
     (anomalib,) = [line for line in required if line.startswith("anomalib")]
     assert "<3" in anomalib
 
