@@ -34,6 +34,7 @@ from anomalib.models import AnomalibModule
 import memory
 import record
 from anomalib_transfusion.benchmark.measure import MIB
+from anomalib_transfusion.models.graph_export import resized
 from contenders import SUBJECTS
 from passes import METRICS, load_data, measure
 
@@ -124,12 +125,14 @@ def export(model: AnomalibModule, data: AnomalibDataModule, folder: Path, thread
         loads[f"OpenVINO, {label}"] = (partial(with_openvino, path, precision, threads), path.parent)
     for label, compression in COMPRESSIONS.items():
         try:
-            path = model.to_openvino(
-                folder / compression.value,
-                input_size=size,
-                compression_type=compression,
-                datamodule=data,
-            )
+            # Our models resize by themselves.
+            with resized(data, size):
+                path = model.to_openvino(
+                    folder / compression.value,
+                    input_size=size,
+                    compression_type=compression,
+                    datamodule=data,
+                )
         except (RuntimeError, ValueError) as error:
             print(f"OpenVINO, {label}: left out, {error}", flush=True)
             continue

@@ -6,8 +6,10 @@
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
+from anomalib.data import Folder
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
@@ -250,3 +252,35 @@ def test_openvino(trained, tmp_path, compression, atol):
 def test_openvino_quantized_after_training(quantized):
     model, _, path = quantized
     check_openvino(model, path, 2e-2, 2)
+
+
+def test_calibration_resizes_images_of_other_sizes(trained, tmp_path):
+    """The exporter alone stops: such images fit neither the graph nor one batch."""
+    generator = np.random.default_rng(0)
+    for index, size in enumerate([(40, 48, 3), (64, 30, 3), (33, 33, 3), (50, 70, 3)]):
+        file = tmp_path / f"parts/{('good', 'good', 'more', 'bad')[index]}/{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(file)
+    data = Folder(
+        name="parts",
+        root=tmp_path / "parts",
+        normal_dir="good",
+        normal_test_dir="more",
+        abnormal_dir="bad",
+        val_split_mode="same_as_test",
+        eval_batch_size=4,
+        num_workers=0,
+    )
+    model = build(post_processor=False, num_inference_steps=1)
+    model.model.load_state_dict(trained.model.state_dict())
+    path = model.eval().to_openvino(
+        tmp_path,
+        input_size=(32, 32),
+        compression_type=CompressionType.INT8_PTQ,
+        datamodule=data,
+    )
+    small = torch.nn.functional.interpolate(IMAGES, (32, 32))
+    given = openvino.Core().compile_model(path, "CPU", SINGLE_PRECISION)(small.numpy())["anomaly_map"]
+    np.testing.assert_allclose(given, expected(model, small)["anomaly_map"], rtol=0, atol=2e-2)
+    assert data.val_augmentations is None
+    assert {item.image.shape[-2:] for item in data.val_data} == {(33, 33), (50, 70)}

@@ -13,6 +13,7 @@ import torch.fx
 from anomalib.deploy import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin
 from torch import nn
+from torchvision.transforms.v2 import Compose, Resize
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from torchmetrics import Metric
 
-__all__ = ["GraphExport"]
+__all__ = ["GraphExport", "resized"]
 
 # The oldest operator set that PyTorch's exporter writes without a conversion. A conversion to anomalib's default, 14,
 # fails and leaves 18.
@@ -97,7 +98,8 @@ class GraphExport(ExportMixin):
                 Defaults to ``None``.
             compression_type (CompressionType | None): ``FP16``, ``INT8``, ``INT8_PTQ`` or ``INT8_ACQ``.
                 Defaults to ``None``.
-            datamodule (AnomalibDataModule | None): Data for ``INT8_PTQ`` and ``INT8_ACQ``.
+            datamodule (AnomalibDataModule | None): Data for ``INT8_PTQ`` and ``INT8_ACQ``. Images of other sizes
+                than ``input_size``, or the model's where that is ``None``, are resized.
                 Defaults to ``None``.
             metric (Metric | None): Metric for ``INT8_ACQ``.
                 Defaults to ``None``.
@@ -113,7 +115,8 @@ class GraphExport(ExportMixin):
         Returns:
             Path: The OpenVINO model (``.xml``).
         """
-        with as_before(self):  # type: ignore[arg-type]
+        size = input_size or getattr(self, "input_size", None)
+        with as_before(self), resized(datamodule, size):  # type: ignore[arg-type]
             return super().to_openvino(
                 export_root,
                 model_file_name,
@@ -149,6 +152,35 @@ class GraphExport(ExportMixin):
         model = onnx.load(path, load_external_data=False)
         drop_notes(model.graph)
         onnx.save(model, path)
+
+
+@contextmanager
+def resized(datamodule: "AnomalibDataModule | None", size: tuple[int, int] | None) -> Iterator[None]:
+    """Context in which a data module gives images of one size, for anomalib's calibration of INT8.
+
+    A training resizes by the pre-processor of the data module's trainer. An export has no trainer, and fails on images
+    that the graph does not take, or that do not fit into one batch.
+
+    Args:
+        datamodule: Data module, the same again at the end; nothing is done for ``None``.
+        size: Height and width in pixels; nothing is done for ``None``.
+    """
+    if datamodule is None or size is None:
+        yield
+        return
+    names = [f"{subset}_augmentations" for subset in ("train", "val", "test")]
+    kept = {name: getattr(datamodule, name) for name in names}
+    trainer, datamodule.trainer = datamodule.trainer, None
+    for name, augmentations in kept.items():
+        resize = Resize(size, antialias=True)
+        setattr(datamodule, name, resize if augmentations is None else Compose([augmentations, resize]))
+    try:
+        yield
+    finally:
+        datamodule.trainer = trainer
+        for name, augmentations in kept.items():
+            setattr(datamodule, name, augmentations)
+        datamodule._update_augmentations()  # noqa: SLF001
 
 
 @contextmanager
