@@ -7,15 +7,32 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["checkpoint_readable", "fitting_name", "marked_name", "reason_of", "written_whole"]
+__all__ = ["check_parts", "checkpoint_readable", "fitting_name", "marked_name", "reason_of", "written_whole"]
 
 # Limit of a file name in bytes on the file systems of Linux and macOS. Windows takes 255 UTF-16 units; a name of 255
 # bytes in UTF-8 never has more.
 LONGEST_NAME = 255
+
+# The parts of a checkpoint whose types are checked; of these, only the first two have to be there.
+PARTS = {
+    "pytorch-lightning_version": str,
+    "state_dict": Mapping,
+    "hyper_parameters": Mapping,
+    "loops": Mapping,
+    "callbacks": Mapping,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "anomalib_components_enabled": Mapping,
+    "anomalib_pre_processor_config": Mapping,
+    "anomalib_post_processor_config": Mapping,
+    "MultiCategory": Mapping,
+}
 
 
 def fitting_name(name: str) -> str:
@@ -113,6 +130,25 @@ def checkpoint_readable(path: str | Path) -> Iterator[None]:
             "and settings, which is not loaded because it could run code. Use another checkpoint, or write it anew."
         )
         raise ValueError(msg) from error
+
+
+def check_parts(checkpoint: Any) -> None:  # noqa: ANN401
+    """Check that a checkpoint has the parts that every training writes, within :func:`checkpoint_readable`.
+
+    Args:
+        checkpoint: What its file holds.
+
+    Raises:
+        TypeError: If a part is missing, or not of the type that Lightning and anomalib expect.
+    """
+    if not isinstance(checkpoint, Mapping):
+        msg = f"it holds {type(checkpoint).__name__}, not a dictionary"
+        raise TypeError(msg)
+    found = {"pytorch-lightning_version": None, "state_dict": None, **checkpoint}
+    wrong = [name for name, kind in PARTS.items() if name in found and not isinstance(found[name], kind)]
+    if wrong:
+        msg = f"damaged parts: {', '.join(f'{name}={reprlib.repr(found[name])}' for name in wrong)}"
+        raise TypeError(msg)
 
 
 def reason_of(error: Exception) -> str:

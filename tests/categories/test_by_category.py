@@ -247,9 +247,22 @@ def test_exported_model_has_the_pooled_thresholds_or_those_of_a_category(trained
     trained.model.post_processor.load_state_dict(pooled)
 
 
-def test_damaged_checkpoint_is_named_when_a_category_is_fixed(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>404</html>",
+        [torch.zeros(2)],
+        {"weight": torch.zeros(2)},
+        {"pytorch-lightning_version": "2.6", "state_dict": {}, "MultiCategory": 5},
+    ],
+    ids=str,
+)
+def test_damaged_checkpoint_is_named_when_a_category_is_fixed(content, tmp_path):
     damaged = tmp_path / "damaged.ckpt"
-    damaged.write_bytes(b"<html>404</html>")
+    if isinstance(content, bytes):
+        damaged.write_bytes(content)
+    else:
+        torch.save(content, damaged)
     with pytest.raises(ValueError, match=r"damaged\.ckpt cannot be read.*Use another checkpoint"):
         fix_category_in_checkpoint(damaged, "gravel", tmp_path / "fixed.ckpt")
     assert not (tmp_path / "fixed.ckpt").exists()

@@ -126,19 +126,6 @@ CHECKPOINTS = [
         ),
     ),
     *in_module(
-        "training/checkpoints.py",
-        Message("it holds {}, not a dictionary", lambda tmp_path: read(tmp_path, [1]), ValueError,
-                "it holds list", "not a dictionary", "Use another checkpoint, or write it anew"),
-        Message(
-            "damaged parts: {}",
-            lambda tmp_path: read(tmp_path, {"pytorch-lightning_version": "2.6", "state_dict": 5}),
-            ValueError,
-            "state_dict=5",
-            "damaged parts",
-            "Use another checkpoint, or write it anew",
-        ),
-    ),
-    *in_module(
         "training/compatibility.py",
         Message(
             "The checkpoint is damaged",
@@ -182,6 +169,16 @@ CHECKPOINTS = [
         "files.py",
         Message("The checkpoint {} cannot be read", lambda tmp_path: read(tmp_path, b"<html>404</html>"), ValueError,
                 "model.ckpt cannot be read", "weights and settings", "Use another checkpoint, or write it anew"),
+        Message("it holds {}, not a dictionary", lambda tmp_path: read(tmp_path, [1]), ValueError,
+                "it holds list", "not a dictionary", "Use another checkpoint, or write it anew"),
+        Message(
+            "damaged parts: {}",
+            lambda tmp_path: read(tmp_path, {"pytorch-lightning_version": "2.6", "state_dict": 5}),
+            ValueError,
+            "state_dict=5",
+            "damaged parts",
+            "Use another checkpoint, or write it anew",
+        ),
         Message(
             "{} could not be written",
             write_below_a_file,

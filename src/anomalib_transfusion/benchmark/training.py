@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Timer
 
 from anomalib_transfusion.categories.fix import CHECKPOINT_KEY
 from anomalib_transfusion.categories.post_processing import statistics_of
-from anomalib_transfusion.files import written_whole
+from anomalib_transfusion.files import checkpoint_readable, written_whole
 
 from .rows import Row
 
@@ -104,6 +104,7 @@ class Training:
 
         Raises:
             FileNotFoundError: If there are no trained weights.
+            ValueError: If they cannot be read.
         """
         if not self.weights.is_file():
             msg = (
@@ -111,7 +112,8 @@ class Training:
                 "until that row is done."
             )
             raise FileNotFoundError(msg)
-        checkpoint = torch.load(self.weights, map_location="cpu", weights_only=True)
+        with checkpoint_readable(self.weights):
+            checkpoint = torch.load(self.weights, map_location="cpu", weights_only=True)
         # What a model keeps beside its weights, as on every other way to load them; pre- and post-processor are the
         # row's own.
         kept = {name: value for name, value in checkpoint.items() if not name.startswith(COMPONENTS)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
-from anomalib_transfusion.files import checkpoint_readable, written_whole
+from anomalib_transfusion.files import check_parts, checkpoint_readable, written_whole
 
 from .post_processing import load, statistics_of
 
@@ -64,6 +64,7 @@ def fix_category_in_checkpoint(checkpoint: Path | str, category: str, output: Pa
     types = [known for model in AnomalibModule.__subclasses__() for known in model.checkpoint_safe_globals()]
     with anomalib_safe_globals(extra=types), checkpoint_readable(checkpoint):
         content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        check_parts(content)
     # The values by category are dropped: a test by category would apply them instead of the fixed ones.
     statistics = content.pop(CHECKPOINT_KEY, {}).get("statistics", {})
     for name, value in _of_category(statistics, category, str(checkpoint)).items():

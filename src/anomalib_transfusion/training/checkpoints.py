@@ -3,8 +3,6 @@
 
 """Checkpoints that are written atomically, and read without running code in them."""
 
-import reprlib
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,9 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
-from anomalib_transfusion.files import checkpoint_readable, written_whole
+from anomalib_transfusion.files import check_parts, checkpoint_readable, written_whole
 
 __all__ = ["WholeCheckpointIO", "use_whole_checkpoints"]
-
-PARTS = {
-    "pytorch-lightning_version": str,
-    "state_dict": Mapping,
-    "hyper_parameters": Mapping,
-    "loops": Mapping,
-    "callbacks": Mapping,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "anomalib_components_enabled": Mapping,
-    "anomalib_pre_processor_config": Mapping,
-    "anomalib_post_processor_config": Mapping,
-}
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
@@ -77,20 +62,8 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
         """
         with checkpoint_readable(path):
             checkpoint = super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
-            _check_parts(checkpoint)
+            check_parts(checkpoint)
         return checkpoint
-
-
-def _check_parts(checkpoint: Any) -> None:  # noqa: ANN401
-    """Raise TypeError if a part of a checkpoint is missing, or not of the type that Lightning and anomalib expect."""
-    if not isinstance(checkpoint, Mapping):
-        msg = f"it holds {type(checkpoint).__name__}, not a dictionary"
-        raise TypeError(msg)
-    found = {"pytorch-lightning_version": None, "state_dict": None, **checkpoint}
-    wrong = [name for name, kind in PARTS.items() if name in found and not isinstance(found[name], kind)]
-    if wrong:
-        msg = f"damaged parts: {', '.join(f'{name}={reprlib.repr(found[name])}' for name in wrong)}"
-        raise TypeError(msg)
 
 
 def use_whole_checkpoints(trainer: Trainer) -> None:
