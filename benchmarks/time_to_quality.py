@@ -8,7 +8,10 @@
     done
     python benchmarks/time_to_quality.py runs/benchmark/minutes/magnetic_tile-*
 
-A point is the mean over seeds; bars reach from the lowest to the highest. Writes a plot and a table.
+A point is the mean over seeds; bars reach from the lowest to the highest. Writes a plot, a table, and its rows as
+a CSV file, which a later call takes beside new folders:
+
+    python benchmarks/time_to_quality.py results/quality/time.csv runs/benchmark/minutes/magnetic_tile-25
 """
 
 import argparse
@@ -23,27 +26,32 @@ from anomalib_transfusion.benchmark.tables import markdown_of
 from anomalib_transfusion.files import written_whole
 
 SHOWN = ("image_AUROC", "pixel_AUPRO")
+ABOUT = ("device", "threads", "version_torch")
+KEPT = ["name", "folder", "seed", "fit_duration", "steps", *SHOWN, *ABOUT, "commit", "command"]
 
 
-def read(folders: list[Path]) -> pd.DataFrame:
-    """Return the finished rows of the benchmarks in some folders.
+def read(paths: list[Path]) -> pd.DataFrame:
+    """Return the finished rows of the benchmarks in some folders, and of earlier CSV files of this script.
 
     Raises:
-        SystemExit: If a folder has no results, or none of them has finished rows.
+        SystemExit: If there are no results, or none of them has finished rows.
     """
     tables = []
-    for folder in folders:
-        path = folder / "results.csv"
+    for given in paths:
+        path = given if given.suffix == ".csv" else given / "results.csv"
         if not path.is_file():
-            msg = f"There is no {path}; expected the output folders of anomalib benchmark."
+            msg = f"There is no {path}; expected output folders of anomalib benchmark, or a CSV file of this script."
             raise SystemExit(msg)
-        tables.append(pd.read_csv(path, dtype={"commit": str, "version_torch": str}).assign(folder=folder.name))
+        table = pd.read_csv(path, dtype={"commit": str, "version_torch": str})
+        tables.append(table if "folder" in table else table.assign(folder=given.name))
     rows = pd.concat(tables, ignore_index=True)
-    rows = rows[rows["status"] == "done"]
+    if "status" in rows:
+        rows = rows[rows["status"].isna() | (rows["status"] == "done")]
     if rows.empty:
-        msg = f"No row of {', '.join(map(str, folders))} is done; run the benchmark first."
+        msg = f"No row of {', '.join(map(str, paths))} is done; run the benchmark first."
         raise SystemExit(msg)
-    return rows
+    # Later ones replace those of an earlier file.
+    return rows[KEPT].drop_duplicates(["name", "folder", "seed"], keep="last")
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,15 +106,15 @@ def table(summary: pd.DataFrame) -> str:
 def main() -> None:
     """Read, draw and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="output folders of anomalib benchmark")
+    parser.add_argument("paths", nargs="+", type=Path, help="folders of anomalib benchmark, and earlier CSV files")
     parser.add_argument("--output", type=Path, default=Path("results/quality/time"), help="path without a suffix")
     options = parser.parse_args()
-    rows = read(options.folders)
+    rows = read(options.paths)
     summary = summarize(rows)
     plot(summary, options.output.with_suffix(".png"))
-    about = [
-        f"`{name}` {', '.join(sorted(set(rows[name].astype(str))))}" for name in ("device", "threads", "version_torch")
-    ]
+    with written_whole(options.output.with_suffix(".csv")) as part:
+        rows.to_csv(part, index=False)
+    about = [f"`{name}` {', '.join(sorted(set(rows[name].astype(str))))}" for name in ABOUT]
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(rows["command"]))
     commits = ", ".join(dict.fromkeys(rows["commit"].str[:7]))
     text = f"{table(summary)}\n\n{'; '.join(about)}; commits {commits}\n\n{commands}\n"

@@ -57,10 +57,25 @@ def test_table_and_plot(tmp_path):
         assert picture.width > 1000
 
 
+def test_earlier_rows_are_taken_beside_new_ones(tmp_path):
+    write(tmp_path / "bottle-2", ("done", "fast", 0, 120, 100, 0.9, 0.6), ("done", "fast", 1, 126, 110, 0.8, 0.5))
+    assert typed(SCRIPT, "bottle-2", "--output", "time", folder=tmp_path).returncode == 0
+    write(tmp_path / "new/bottle-2", ("done", "fast", 1, 126, 110, 0.7, 0.4), ("done", "slow", 0, 60, 5, 0.5, 0.1))
+    done = typed(SCRIPT, "time.csv", "new/bottle-2", "--output", "time", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [
+        line for line in (tmp_path / "time.md").read_text(encoding="utf-8").splitlines() if line[:3] in {"| f", "| s"}
+    ]
+    assert rows == [
+        "| fast | 2.0 | 105 | 2 | 80.0 (lowest 70.0) | 50.0 (lowest 40.0) |",
+        "| slow | 1.0 | 5 | 1 | 50.0 | 10.0 |",
+    ]
+
+
 def test_what_is_missing_is_named(tmp_path):
     done = typed(SCRIPT, str(tmp_path), folder=tmp_path)
     assert done.returncode == 1
-    assert f"There is no {tmp_path / 'results.csv'}; expected the output folders of anomalib benchmark" in done.stderr
+    assert f"There is no {tmp_path / 'results.csv'}; expected output folders of anomalib benchmark" in done.stderr
     write(tmp_path / "none", ("failed", "fast", 0, "", "", "", ""))
     done = typed(SCRIPT, str(tmp_path / "none"), folder=tmp_path)
     assert done.returncode == 1
