@@ -180,8 +180,6 @@ PARAMETERS = [
     ),
     *in_module(
         "models/transfusion/torch_model.py",
-        Message("filter_size={} must be odd", lambda tiny: tiny(filter_size=4), ValueError,
-                "filter_size=4", "must be odd", "the paper's is 7"),
         Message(
             "There is no {}: in training mode",
             lambda tiny: tiny().model.train()(IMAGES, timestep=torch.tensor([1])),
@@ -228,6 +226,10 @@ PARAMETERS = [
                 "patch_size=0", "from 1 to 64", "the paper's network has 1"),
         Message("{}={} {} {}", lambda tiny: tiny(backbone="test_efficientnet", memory_size=-1), ValueError,
                 "memory_size=-1", "from 0 to 100000", "0 is none"),
+        Message("{}={} is impossible; expected an odd", lambda tiny: tiny(filter_size=4), ValueError,
+                "filter_size=4", "a pixel is in the middle", "Use 3 or 5"),
+        Message("{}={} {} {}", lambda tiny: tiny(filter_size=1001), ValueError,
+                "filter_size=1001", "expected 1 to 999", "The paper's is 7"),
         Message("{}={} {} {}", lambda tiny: tiny(memory_weight=-1), ValueError,
                 "memory_weight=-1", "expected 0 to 1000", "0 is the network's mask alone"),
         Message("{}={} {} {}", lambda tiny: tiny(first_step_share=2), ValueError,

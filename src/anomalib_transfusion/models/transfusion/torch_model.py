@@ -13,7 +13,15 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.checks import Range, check_arguments, check_images, check_range, check_shape, taken_by
+from anomalib_transfusion.checks import (
+    Range,
+    check_arguments,
+    check_images,
+    check_odd,
+    check_range,
+    check_shape,
+    taken_by,
+)
 from anomalib_transfusion.models.loop_export import Carry, scan_steps
 from anomalib_transfusion.networks.acceleration import (
     Precision,
@@ -32,9 +40,6 @@ __all__ = ["MaskAggregation", "ReverseProcess", "ReverseStep", "TransFusionModel
 
 MaskAggregation = Literal["mean", "last"]
 AnyPrediction = Prediction | RememberingPrediction
-
-# Far beyond any use, and far below what takes minutes for one image.
-MAX_FILTER_SIZE = 999
 
 Divisor = Annotated[
     int | None,
@@ -145,7 +150,8 @@ class TransFusionModel(nn.Module):
         mask_divisor: Divisor,
         mask_aggregation: MaskAggregation,
         discriminative_weight: Weight,
-        filter_size: int,
+        # Far beyond any use, and far below what takes minutes for one image.
+        filter_size: Annotated[int, Range(1, 999, "The paper's is 7.")],
         precision: Precision,
         channels_last: bool | None,
         compile: bool,  # noqa: A002
@@ -161,7 +167,7 @@ class TransFusionModel(nn.Module):
         beta = transparency_schedule(given["timesteps"], given["schedule"])
         passes, start = given["num_inference_steps"], given["start_timestep"]
         self.inference_timesteps = inference_timesteps(given["timesteps"], passes, start)
-        check_filter_size(given["filter_size"])
+        check_odd("filter_size", given["filter_size"], "a pixel is in the middle of its filter")
         self.network = ResUNet(**taken_by(ResUNet, given))
         # Not in the state dict: the schedule follows from the parameters, and the authors' checkpoints lack it.
         self.register_buffer("beta", beta, persistent=False)
@@ -368,13 +374,3 @@ class TransFusionModel(nn.Module):
         weight = self.discriminative_weight
         combined = weight * process.mask + (1 - weight) * error
         return F.avg_pool2d(combined, self.filter_size, stride=1, padding=self.filter_size // 2)
-
-
-def check_filter_size(filter_size: int) -> None:
-    """Raise ValueError, naming the value, if the mean filter's size is even or out of range."""
-    if not 1 <= filter_size <= MAX_FILTER_SIZE or filter_size % 2 == 0:
-        msg = (
-            f"filter_size={filter_size} must be odd, so that it has a center, and from 1 to {MAX_FILTER_SIZE} (the "
-            "paper's is 7)."
-        )
-        raise ValueError(msg)
