@@ -9,6 +9,7 @@ from anomalib.engine import Engine
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion import TransFusion, TransFusionModel
+from anomalib_transfusion.models.transfusion.memory import covering
 from anomalib_transfusion.models.transfusion.unet import ResUNet
 from parts import part
 
@@ -126,6 +127,16 @@ def test_it_is_filled_once(tiny, surface, tmp_path):
     engine(tmp_path, max_epochs=2).fit(resumed, datamodule=surface, ckpt_path=first.best_model_path)
     again = resumed.model.network.features.memory.state_dict()
     assert all(torch.equal(again[name], value) for name, value in kept.items())
+
+
+def test_each_vector_that_is_kept_is_the_farthest_from_those_before():
+    vectors = 5 + torch.randn(300, 20, generator=torch.Generator().manual_seed(0))
+    chosen = covering(vectors, 40)
+    distances = torch.cdist(vectors.double(), vectors.double())
+    for count in range(1, 40):
+        nearest = distances[:, chosen[:count]].amin(dim=1)
+        assert nearest[chosen[count]] == pytest.approx(nearest.max().item(), rel=1e-4)
+    assert sorted(covering(vectors[:8], 8)) == list(range(8))
 
 
 def test_its_choice_leaves_no_trace(tiny, surface, tmp_path):

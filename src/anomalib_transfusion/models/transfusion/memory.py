@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-from anomalib.models.components.sampling import KCenterGreedy
 from lightning.pytorch import LightningModule
 
 from anomalib_transfusion.networks.memory import FeatureMemory
@@ -18,7 +17,7 @@ from anomalib_transfusion.training.numerics import seeded
 from .features import BackboneFeatures
 from .torch_model import TransFusionModel
 
-__all__ = ["FillsMemory"]
+__all__ = ["FillsMemory", "covering"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class FillsMemory(LightningModule):
         each = math.ceil(memory.size * VECTORS_FOR_EACH * HELD_OUT / (HELD_OUT - 1) / len(positions))
         vectors = torch.cat(list(self._vectors(features, prepared_images(self, dataset, positions), each)))
         held_out = torch.arange(len(vectors), device=vectors.device) % HELD_OUT == HELD_OUT - 1
-        number = memory.fill(vectors[~held_out], vectors[held_out], _covering)
+        number = memory.fill(vectors[~held_out], vectors[held_out], covering)
         logger.info("The memory has %d feature vectors of %d training images.", number, len(positions))
 
     @staticmethod
@@ -74,7 +73,22 @@ class FillsMemory(LightningModule):
                 yield vectors[torch.randperm(len(vectors), device=vectors.device)[:each]]
 
 
-def _covering(vectors: torch.Tensor, number: int) -> list[int]:
-    """Return the indices of so many vectors, ``(N, C)``, that no other is far from all of them."""
-    # anomalib takes a share, whose product with N it cuts to a whole number.
-    return KCenterGreedy(vectors, (number + 0.5) / len(vectors)).select_coreset_idxs()
+def covering(vectors: torch.Tensor, number: int) -> list[int]:
+    """Return the indices of so many vectors, ``(N, C)``, that no other is far from all of them.
+
+    The greedy choice of k centers, as in PatchCore: each is the vector that is farthest from those before. anomalib's
+    projects the vectors first, to more channels than these have, which takes several times as long.
+
+    Args:
+        vectors: Vectors to choose from.
+        number: Number of indices, at most N.
+    """
+    squares = vectors.square().sum(dim=1)
+    nearest = torch.full_like(squares, torch.inf)
+    index = int(torch.randint(len(vectors), ()))
+    chosen = []
+    for _ in range(number):
+        chosen.append(index)
+        nearest = torch.minimum(nearest, squares + squares[index] - 2 * (vectors @ vectors[index]))
+        index = int(nearest.argmax())
+    return chosen
