@@ -8,6 +8,7 @@ import sys
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
+from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from message_table import Message, in_module
 from torch.utils.data import DataLoader, IterableDataset
@@ -61,6 +62,11 @@ def training_on_a_stream(tiny, tmp_path):
     backbone.load(backbone.network.state_dict())
     loader = DataLoader(Stream(), collate_fn=ImageBatch.collate)
     Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=1).fit(model, train_dataloaders=loader)
+
+
+def calibrated_with_a_memory(tiny, tmp_path):
+    model = tiny(backbone="test_efficientnet", memory_size=4)
+    model.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
 
 
 class Unreadable:
@@ -159,6 +165,8 @@ PARAMETERS = [
         "models/transfusion/memory.py",
         Message("memory_size={} needs the training images", training_on_a_stream, ValueError,
                 "memory_size=4", "expected one of anomalib's", "train with memory_size=0"),
+        Message("compression_type=INT8_PTQ is no good", calibrated_with_a_memory, ValueError,
+                "memory_size=4", "distances to the memory are lost", "Use INT8", "or INT8_ACQ"),
     ),
     *in_module(
         "networks/unet.py",

@@ -114,7 +114,11 @@ class GraphExport(ExportMixin):
 
         Returns:
             Path: The OpenVINO model (``.xml``).
+
+        Raises:
+            ValueError: If the model does not bear the compression.
         """
+        self.check_compression(compression_type)
         size = input_size or getattr(self, "input_size", None)
         with as_before(self), resized(datamodule, size):  # type: ignore[arg-type]
             return super().to_openvino(
@@ -129,6 +133,13 @@ class GraphExport(ExportMixin):
                 ov_kwargs,
                 {**self.onnx_arguments(compression_type), **(onnx_kwargs or {})},
             )
+
+    def check_compression(self, compression_type: CompressionType | None) -> None:
+        """Raise ValueError for a compression that the model does not bear; by default it bears all.
+
+        Args:
+            compression_type: Compression type of an export.
+        """
 
     def onnx_arguments(self, compression_type: CompressionType | None) -> dict[str, Any]:  # noqa: PLR6301
         """Return the arguments of :meth:`to_onnx` for an export to OpenVINO.

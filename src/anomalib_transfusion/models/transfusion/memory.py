@@ -1,13 +1,14 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Filling of the memory of normal features at the start of a training. Not in the paper."""
+"""The memory of normal features in a training, which fills it, and in exports. Not in the paper."""
 
 import logging
 import math
 from collections.abc import Iterator
 
 import torch
+from anomalib.deploy import CompressionType
 from lightning.pytorch import LightningModule
 
 from anomalib_transfusion.networks.memory import FeatureMemory
@@ -31,7 +32,7 @@ HELD_OUT = 11
 
 
 class FillsMemory(LightningModule):
-    """Mix-in of the model: fills an empty memory with features of the training images before the first step."""
+    """Mix-in of the model: fills an empty memory before the first step, and refuses exports that lose it."""
 
     model: TransFusionModel
 
@@ -47,6 +48,21 @@ class FillsMemory(LightningModule):
             # The random numbers of the choice, and of augmentations, leave no trace.
             with seeded(0, self.device), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 self._fill(features, features.memory)
+
+    def check_compression(self, compression_type: CompressionType | None) -> None:
+        """Refuse calibrated INT8 without a control of the accuracy: distances are differences of large numbers.
+
+        Raises:
+            ValueError: If the compression is ``INT8_PTQ`` and there is a memory.
+        """
+        features = getattr(self.model.network, "features", None)
+        if compression_type == CompressionType.INT8_PTQ and features is not None and features.has_memory:
+            msg = (
+                f"compression_type=INT8_PTQ is no good for memory_size={features.memory.size}: with activations of 8 "
+                "bits the distances to the memory are lost, and with them 17 to 49 points of image AUROC "
+                "(docs/speed.md). Use INT8, which compresses the weights alone, or INT8_ACQ with a metric."
+            )
+            raise ValueError(msg)
 
     def _fill(self, features: BackboneFeatures, memory: FeatureMemory) -> None:
         """Choose the vectors of a memory so that none of a random pool is far from all of them."""
