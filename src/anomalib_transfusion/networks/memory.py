@@ -120,5 +120,6 @@ class FeatureMemory(nn.Module):
     def _distances(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``."""
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
-        squares = given.square().sum(dim=1, keepdim=True) + kept.square().sum(dim=1) - 2 * given @ kept.T
-        return squares.amin(dim=1).clamp(min=0).sqrt()
+        # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
+        rest = torch.addmm(kept.square().sum(dim=1), given, kept.T, alpha=-2).amin(dim=1)
+        return (given.square().sum(dim=1) + rest).clamp(min=0).sqrt()
