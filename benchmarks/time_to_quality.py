@@ -43,10 +43,10 @@ def read(paths: list[Path]) -> pd.DataFrame:
             msg = f"There is no {path}; expected output folders of anomalib benchmark, or a CSV file of this script."
             raise SystemExit(msg)
         table = pd.read_csv(path, dtype={"commit": str, "version_torch": str})
+        if "status" in table:
+            table = table[table["status"] == "done"]
         tables.append(table if "folder" in table else table.assign(folder=given.name))
     rows = pd.concat(tables, ignore_index=True)
-    if "status" in rows:
-        rows = rows[rows["status"].isna() | (rows["status"] == "done")]
     if rows.empty:
         msg = f"No row of {', '.join(map(str, paths))} is done; run the benchmark first."
         raise SystemExit(msg)

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Timer
 
 from anomalib_transfusion.categories.fix import CHECKPOINT_KEY
 from anomalib_transfusion.categories.post_processing import statistics_of
-from anomalib_transfusion.files import checkpoint_readable, written_whole
+from anomalib_transfusion.files import check_parts, checkpoint_readable, written_whole
 
 from .rows import Row
 
@@ -114,6 +114,7 @@ class Training:
             raise FileNotFoundError(msg)
         with checkpoint_readable(self.weights):
             checkpoint = torch.load(self.weights, map_location="cpu", weights_only=True)
+            check_parts(checkpoint)
         # What a model keeps beside its weights, as on every other way to load them; pre- and post-processor are the
         # row's own.
         kept = {name: value for name, value in checkpoint.items() if not name.startswith(COMPONENTS)}

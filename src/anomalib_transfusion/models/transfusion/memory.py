@@ -43,26 +43,31 @@ class FillsMemory(LightningModule):
             ValueError: If the training data has no images that can be taken one by one.
         """
         super().on_train_start()
-        features = getattr(self.model.network, "features", None)
-        if features is not None and features.has_memory and not features.memory.filled:
+        features = self._remembering()
+        if features is not None and not features.memory.filled:
             # The random numbers of the choice, and of augmentations, leave no trace.
             with seeded(0, self.device), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 self._fill(features, features.memory)
 
     def check_compression(self, compression_type: CompressionType | None) -> None:
-        """Refuse calibrated INT8 without a control of the accuracy: distances are differences of large numbers.
+        """Refuse calibrated INT8 without a control of the accuracy, which it loses (docs/speed.md, In production).
 
         Raises:
             ValueError: If the compression is ``INT8_PTQ`` and there is a memory.
         """
-        features = getattr(self.model.network, "features", None)
-        if compression_type == CompressionType.INT8_PTQ and features is not None and features.has_memory:
+        features = self._remembering()
+        if compression_type == CompressionType.INT8_PTQ and features is not None:
             msg = (
                 f"compression_type=INT8_PTQ is no good for memory_size={features.memory.size}: with activations of 8 "
                 "bits the distances to the memory are lost, and with them 17 to 49 points of image AUROC "
                 "(docs/speed.md). Use INT8, which compresses the weights alone, or INT8_ACQ with a metric."
             )
             raise ValueError(msg)
+
+    def _remembering(self) -> BackboneFeatures | None:
+        """Return the part of the network that has a memory; None without one."""
+        features = getattr(self.model.network, "features", None)
+        return features if features is not None and features.has_memory else None
 
     def _fill(self, features: BackboneFeatures, memory: FeatureMemory) -> None:
         """Choose the vectors of a memory so that none of a random pool is far from all of them."""
