@@ -26,7 +26,7 @@ def read(*settings):
     return _read({**with_settings(config, settings), "accelerator": "cpu"})[2]
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "full"])
+@pytest.mark.parametrize("size", ["tiny", "small", "objects", "full"])
 def test_rows_differ_from_the_base_by_what_their_name_says(size):
     base, *others = rows = read(f"size={size}", "seeds=[0]")
     assert base.name == "base"
@@ -40,8 +40,22 @@ def test_rows_differ_from_the_base_by_what_their_name_says(size):
             assert row.weights == base, row.name
         # The smallest images are so small that their filter is one that is tried.
         assert changed or size == "tiny", row.name
-    if size == "full":
+    if size in {"objects", "full"}:
         check_rows(rows)
+
+
+def test_objects_are_the_config_of_four_categories():
+    """But for the conditioning, which is one of the changes, and the size, which both scale to without a crop."""
+    config = yaml.safe_load((ROOT / "configs/drdc/four_categories.yaml").read_text(encoding="utf-8"))
+    base = read("size=objects", "seeds=[0]")[0]
+    expected, actual = config["model"]["init_args"], base.model["init_args"]
+    apart = {"test_conditioning", "pre_processor"}
+    assert {name: actual[name] for name in expected if name not in apart} == {
+        name: value for name, value in expected.items() if name not in apart
+    }
+    size = expected["pre_processor"]["init_args"]["transform"]["init_args"]["size"]
+    assert actual["pre_processor"]["init_args"]["image_size"] == size
+    assert base.data["init_args"]["balanced"] is config["data"]["init_args"]["balanced"] is True
 
 
 def test_every_row_has_the_base_model_alone_beside_it():
