@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import nn
 
+from anomalib_transfusion.networks import acceleration
 from anomalib_transfusion.networks.backbone import (
     FrozenBackbone,
     RunningNorm,
@@ -43,6 +44,18 @@ def test_features_are_those_of_the_whole_network(name, images):
         assert found.shape[2:] == (32 // stride, 48 // stride)
         torch.testing.assert_close(found, wanted)
     assert backbone.strides == [4, 8, 16]
+
+
+def test_large_batches_are_taken_in_parts(images, monkeypatch):
+    backbone = FrozenBackbone(SMALL)
+    batch = torch.cat([images, images.flip(0), images[:1]])
+    together = backbone(batch)
+    monkeypatch.setattr(acceleration, "MOST_TOGETHER_ON_CPU", 2 * 32 * 48)
+    batches = []
+    backbone.network.register_forward_pre_hook(lambda _module, arguments: batches.append(len(arguments[0])))
+    for found, expected in zip(backbone(batch), together, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert batches == [2, 2, 1]
 
 
 def test_images_are_normalized_as_those_of_imagenet(images):

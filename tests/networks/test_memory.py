@@ -8,6 +8,7 @@ import pytest
 import torch
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
+from anomalib_transfusion.networks import memory as memory_module
 from anomalib_transfusion.networks.memory import FeatureMemory
 
 
@@ -34,7 +35,10 @@ def nearest(vectors, pool, kept):
     return np.array([min(np.sqrt((((a - b) / deviation) ** 2).sum()) for b in kept) for a in vectors]), mean
 
 
-def test_distances(random):
+@pytest.mark.parametrize("at_a_time", [2**22, 7 * 6, 1])
+def test_distances(random, monkeypatch, at_a_time):
+    """Also where seven or a single vector are compared at a time."""
+    monkeypatch.setattr(memory_module, "MOST_DISTANCES", at_a_time)
     memory, pool, others = filled(random)
     normal, _ = nearest(others, pool, pool[:6])
     fine, coarse = random.normal(size=(2, 3, 4, 6)), random.normal(size=(2, 2, 2, 3))

@@ -21,6 +21,7 @@ __all__ = [
     "check_precision",
     "check_trainable",
     "images_at_a_time",
+    "is_exporting",
     "prefers_bfloat16",
     "prefers_channels_last",
     "run_network",
@@ -62,7 +63,7 @@ def autocast_network(precision: Precision, device: torch.device) -> AbstractCont
         device: Device of the images.
     """
     # The meta device, on which only shapes are computed, has no autocast.
-    if _is_exporting() or not torch.amp.is_autocast_available(device.type) or torch.is_autocast_enabled(device.type):
+    if is_exporting() or not torch.amp.is_autocast_available(device.type) or torch.is_autocast_enabled(device.type):
         return nullcontext()
     if precision == "single" or (precision == "auto" and not prefers_bfloat16(device)):
         return nullcontext()
@@ -84,7 +85,7 @@ def prefers_channels_last(images: torch.Tensor) -> bool:
     """
     device = images.device
     # Exports are in single precision, and PyTorch 2.10 cannot trace torch.is_autocast_enabled.
-    if _is_exporting() or not torch.amp.is_autocast_available(device.type):
+    if is_exporting() or not torch.amp.is_autocast_available(device.type):
         return False
     if torch.is_autocast_enabled(device.type) and (device.type != "cpu" or _cpu_has("amx_tile")):
         return True
@@ -101,7 +102,7 @@ def images_at_a_time(images: torch.Tensor) -> int:
     Args:
         images: Input of the network, ``(B, C, H, W)``.
     """
-    if images.device.type != "cpu" or _is_exporting():
+    if images.device.type != "cpu" or is_exporting():
         return 0
     return max(1, MOST_TOGETHER_ON_CPU // (images.shape[2] * images.shape[3]))
 
@@ -128,7 +129,7 @@ def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool =
 
 def _run(network: nn.Module, *inputs: torch.Tensor, channels_last: bool) -> Any:  # noqa: ANN401
     """Run a network on inputs of the same precision as its weights."""
-    if _is_exporting():
+    if is_exporting():
         return network.forward(*inputs, channels_last=channels_last)
     try:
         return network(*inputs, channels_last=channels_last)
@@ -213,7 +214,7 @@ def _cpu_has(unit: str) -> bool:
     return is_supported is not None and is_supported()
 
 
-def _is_exporting() -> bool:
+def is_exporting() -> bool:
     """Tell whether a network is being traced for an export."""
     return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from anomalib_transfusion.checks import listed
+from anomalib_transfusion.networks.acceleration import images_at_a_time
 
 __all__ = ["FrozenBackbone", "RunningNorm", "load_backbones", "pretrained_weights", "trained_parameters"]
 
@@ -136,7 +137,12 @@ class FrozenBackbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Map images ``(B, 3, H, W)`` in [-1, 1] to a feature map ``(B, C, H / stride, W / stride)`` for each layer."""
-        return list(self.network(images * self.scale.to(images.dtype) + self.shift.to(images.dtype)))
+        normalized = images * self.scale.to(images.dtype) + self.shift.to(images.dtype)
+        together = images_at_a_time(images)
+        if not 0 < together < len(images):
+            return list(self.network(normalized))
+        parts = [self.network(part) for part in normalized.split(together)]
+        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Load weights, as :func:`pretrained_weights` returns them or from the user's own file.

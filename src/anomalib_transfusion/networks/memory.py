@@ -9,11 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_transfusion.networks.acceleration import is_exporting
+
 __all__ = ["FeatureMemory"]
 
 # Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
 POOLING = 3
 LARGEST_SHARE = 0.1
+# Distances computed at a time: in single precision, half of the memory that glibc gives back to the system after each
+# use, which costs more than the arithmetic.
+MOST_DISTANCES = 2**22
 # Below the deviation of any channel or distance.
 SMALLEST_DEVIATION = 1e-6
 
@@ -120,6 +125,9 @@ class FeatureMemory(nn.Module):
     def _distances(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``."""
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
+        # An export is for any number of images, which no split is.
+        parts = [given] if is_exporting() else given.split(max(1, MOST_DISTANCES // self.size))
+        squares = kept.square().sum(dim=1)
         # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
-        rest = torch.addmm(kept.square().sum(dim=1), given, kept.T, alpha=-2).amin(dim=1)
-        return (given.square().sum(dim=1) + rest).clamp(min=0).sqrt()
+        rest = [torch.addmm(squares, part, kept.T, alpha=-2).amin(dim=1) for part in parts]
+        return (given.square().sum(dim=1) + torch.cat(rest)).clamp(min=0).sqrt()

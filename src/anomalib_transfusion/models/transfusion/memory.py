@@ -50,7 +50,7 @@ class FillsMemory(LightningModule):
                 self._fill(features, features.memory)
 
     def check_compression(self, compression_type: CompressionType | None) -> None:
-        """Refuse calibrated INT8 without a control of the accuracy, which it loses (docs/speed.md, In production).
+        """Refuse calibrated INT8 without a control of the accuracy, which it costs (docs/speed.md, In production).
 
         Raises:
             ValueError: If the compression is ``INT8_PTQ`` and there is a memory.
@@ -58,9 +58,9 @@ class FillsMemory(LightningModule):
         features = self._remembering()
         if compression_type == CompressionType.INT8_PTQ and features is not None:
             msg = (
-                f"compression_type=INT8_PTQ is no good for memory_size={features.memory.size}: with activations of 8 "
-                "bits the distances to the memory are lost, and with them 17 to 49 points of image AUROC "
-                "(docs/speed.md). Use INT8, which compresses the weights alone, or INT8_ACQ with a metric."
+                f"compression_type=INT8_PTQ is no good for memory_size={features.memory.size}: activations of 8 bits "
+                "cost 17 to 49 points of image AUROC where it was measured (docs/speed.md). Use INT8, which compresses "
+                "the weights alone, or none."
             )
             raise ValueError(msg)
 
