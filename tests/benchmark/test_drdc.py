@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from anomalib_transfusion import DemoSurface
-from anomalib_transfusion.benchmark.config import with_settings
-from anomalib_transfusion.benchmark.pipeline import _read
 from anomalib_transfusion.benchmark.rows import check_rows
+from benchmark_configs import read
 from commands import typed
 from paths import ROOT
 
@@ -21,14 +20,9 @@ CONFIG = ROOT / "configs/benchmark/drdc.yaml"
 EVALUATION = {"gamma", "test_conditioning", "guidance_weight", "difference", "filter_size"}
 
 
-def read(*settings):
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    return _read({**with_settings(config, settings), "accelerator": "cpu"})[2]
-
-
 @pytest.mark.parametrize("size", ["tiny", "small", "objects", "full"])
 def test_rows_differ_from_the_base_by_what_their_name_says(size):
-    base, *others = rows = read(f"size={size}", "seeds=[0]")
+    base, *others = rows = read("drdc", f"size={size}", "seeds=[0]")[-1]
     assert base.name == "base"
     assert len({row.name for row in rows}) == len(rows)
     for row in others:
@@ -47,7 +41,7 @@ def test_rows_differ_from_the_base_by_what_their_name_says(size):
 def test_objects_are_the_config_of_four_categories():
     """But for the conditioning, which is one of the changes, and the size, which both scale to without a crop."""
     config = yaml.safe_load((ROOT / "configs/drdc/four_categories.yaml").read_text(encoding="utf-8"))
-    base = read("size=objects", "seeds=[0]")[0]
+    base = read("drdc", "size=objects", "seeds=[0]")[-1][0]
     expected, actual = config["model"]["init_args"], base.model["init_args"]
     apart = {"test_conditioning", "pre_processor"}
     assert {name: actual[name] for name in expected if name not in apart} == {
@@ -59,7 +53,7 @@ def test_objects_are_the_config_of_four_categories():
 
 
 def test_every_row_has_the_base_model_alone_beside_it():
-    rows = read("seeds=[0, 1]", "categories=[[brick, gravel], [grass]]")
+    rows = read("drdc", "seeds=[0, 1]", "categories=[[brick, gravel], [grass]]")[-1]
     alone = {(row.seed, str(row.data)) for row in rows if row.model["init_args"].get("gamma") == 0}
     assert alone == {(row.seed, str(row.data)) for row in rows}
     assert len(alone) == 4

@@ -18,9 +18,8 @@ import yaml
 from PIL import Image
 
 from anomalib_transfusion import DemoSurface, TransFusion
-from anomalib_transfusion.benchmark.config import with_settings
-from anomalib_transfusion.benchmark.pipeline import _read
 from anomalib_transfusion.benchmark.rows import check_rows
+from benchmark_configs import read
 from paths import ROOT
 
 CONFIGS = ROOT / "configs/benchmark"
@@ -125,22 +124,17 @@ def test_changes_are_added_row_by_row(folder):
     assert f"| {difference:+.1f} |" in next(line for line in table.splitlines() if line.startswith("| crop of 7/8"))
 
 
-def read(name, accelerator="cpu", *settings):
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    return _read({**with_settings(config, settings), "accelerator": accelerator})
-
-
 def test_full_size_is_the_published_network():
     """Of `quality` and `changes` on a GPU: every parameter of the network is the default, which is the paper's."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(TransFusion).parameters.items()}
     for name in ("quality", "changes"):
-        _, _, rows = read(name, "cpu", "size=full")
+        _, _, rows = read(name, "size=full")
         given = rows[0].model["init_args"]
         network = ("timesteps", "base_channels", "channel_multipliers", "num_blocks", "attention_levels")
         assert {part: given[part] for part in network} == {
             part: list(defaults[part]) if isinstance(defaults[part], tuple) else defaults[part] for part in network
         }
-    _, options, rows = read("quality", "cpu", "size=full", "minutes=100", "category=screw")
+    _, options, rows = read("quality", "size=full", "minutes=100", "category=screw")
     assert rows[0].model["init_args"]["pre_processor"]["init_args"]["image_size"] == [256, 256]
     assert [(row.name, row.category, row.minutes) for row in rows] == [
         ("TransFusion", "screw", pytest.approx(36)),
@@ -194,7 +188,7 @@ def test_maps_of_the_ablation_are_of_one_training_and_stand_beside_the_paper():
 
 
 def test_each_model_is_trained_for_the_same_minutes():
-    _, _, rows = read("minutes", "cpu", "training_minutes=3", "category=screw")
+    _, _, rows = read("minutes", "training_minutes=3", "category=screw")
     check_rows(rows)
     trained = {row.name: row.minutes for row in rows}
     assert trained.pop("Patchcore") is None
