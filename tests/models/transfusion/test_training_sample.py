@@ -35,11 +35,12 @@ def test_timesteps_are_uniform_from_1_to_19(images):
     assert all(3 <= count <= 40 for count in counts[1:])
 
 
-def test_previous_mask_is_empty_at_the_last_timestep(images):
-    sample = draw(images)
+@pytest.mark.parametrize(("start_timestep", "first"), [(None, 19), (18, 18), (10, 10)])
+def test_previous_mask_is_empty_where_the_reverse_process_starts(images, start_timestep, first):
+    sample = draw(images, start_timestep=start_timestep)
     area = sample.previous_mask.flatten(1).sum(dim=1)
-    assert not area[sample.timestep == 19].any()
-    assert area[sample.timestep < 19].any()
+    assert not area[sample.timestep >= first].any()
+    assert area[sample.timestep == first - 1].any()
 
 
 def test_half_of_the_batch_carries_anomalies(images):

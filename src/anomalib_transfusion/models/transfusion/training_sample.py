@@ -95,16 +95,17 @@ class TrainingSampler(AnomalySource):
         """
         anomaly = self.draw(images, image_paths)
         last = len(beta) - 1
+        first = self.start_timestep or last
         timestep = torch.randint(1, last + 1, (images.shape[0],), device=images.device)
         if self.first_step_share:
             at_first = torch.rand(len(images), device=images.device) < self.first_step_share
-            timestep = timestep.where(~at_first, self.start_timestep or last)
+            timestep = timestep.where(~at_first, first)
         normal, appearance, mask, previous_mask = rotate_some(
             [2 * images - 1, anomaly.appearance, anomaly.mask, anomaly.previous_mask],
             probability=self.rotation_probability,
         )
-        # The reverse process starts at the last timestep with an empty mask (paper Section 3.4).
-        previous_mask = previous_mask * (timestep < last).view(-1, 1, 1, 1)
+        # The reverse process starts with an empty mask (paper Section 3.4).
+        previous_mask = previous_mask * (timestep < first).view(-1, 1, 1, 1)
         x_t = forward_process(normal, appearance, mask, beta[timestep].view(-1, 1, 1, 1))
         return TrainingSample(x_t, previous_mask, timestep, Target(normal, appearance, mask))
 
