@@ -3,19 +3,14 @@
 
 """The config `drdc`: each row differs from the base by one thing, and test-time changes take the base's weights."""
 
-import json
-from pathlib import Path
-
 import pytest
 import yaml
 
 from anomalib_transfusion import DemoSurface
 from anomalib_transfusion.benchmark.rows import check_rows
-from benchmark_configs import read
-from commands import typed
+from benchmark_configs import read, typed_rows
 from paths import ROOT
 
-CONFIG = ROOT / "configs/benchmark/drdc.yaml"
 # Parameters of the evaluation alone: these rows train nothing.
 EVALUATION = {"gamma", "test_conditioning", "guidance_weight", "difference", "filter_size"}
 
@@ -68,17 +63,7 @@ def test_as_a_person_types_it(tmp_path):
         DemoSurface(root=tmp_path / "data", category=category, image_size=64, **counts).prepare_data()
     names = ["base", "the base's, gamma 0", "the base's, difference gradient", "the base's, 3 timesteps", "2 sets"]
     settings = ["dataset=MVTec", "root=data", "categories=[[brick, gravel]]", "size=tiny", "workers=0", "output=out"]
-    done = typed(
-        "anomalib",
-        *["benchmark", "--config", CONFIG, "--set", *settings, "--only", *names],
-        folder=tmp_path,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    rows = {
-        row["name"]: row for row in map(json.loads, map(Path.read_text, (tmp_path / "out/tiny/rows").glob("*.json")))
-    }
-    assert rows.keys() == set(names)
-    assert {row["status"] for row in rows.values()} == {"done"}
+    rows = typed_rows("drdc", settings, names, tmp_path)
     for row in rows.values():
         assert row["image_AUROC"] == pytest.approx((row["image_AUROC_brick"] + row["image_AUROC_gravel"]) / 2)
     assert [rows[name].get("steps") for name in names] == [4, None, None, None, 4]

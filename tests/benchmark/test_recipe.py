@@ -3,16 +3,12 @@
 
 """The config `recipe`: its base is `configs/fast.yaml`, from which each row differs by one change."""
 
-import json
-from pathlib import Path
-
 import pytest
 import yaml
 
 from anomalib_transfusion import DemoSurface
 from anomalib_transfusion.benchmark.rows import check_rows
-from benchmark_configs import read
-from commands import typed
+from benchmark_configs import read, typed_rows
 from paths import ROOT
 
 
@@ -59,15 +55,6 @@ def test_as_a_person_types_it(tmp_path):
     DemoSurface(root=tmp_path / "data", category="brick", image_size=64, **counts).prepare_data()
     names = ["base", "all samples at the first timestep (first_step_share 1)", "the base's, memory_weight 4"]
     settings = ["data=MVTec", "root=data", "image_size=64", "steps=3", "memory_size=50", "workers=0", "output=out"]
-    done = typed(
-        "anomalib",
-        *["benchmark", "--config", ROOT / "configs/benchmark/recipe.yaml", "--set", *settings, "--only", *names],
-        folder=tmp_path,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    rows = {
-        row["name"]: row for row in map(json.loads, map(Path.read_text, (tmp_path / "out/brick/rows").glob("*.json")))
-    }
-    assert {row["status"] for row in rows.values()} == {"done"}
+    rows = typed_rows("recipe", settings, names, tmp_path)
     assert [rows[name].get("steps") for name in names] == [3, 3, None]
     assert len({rows[name]["pixel_AUROC"] for name in names}) == len(names)
