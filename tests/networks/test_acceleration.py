@@ -13,6 +13,7 @@ from anomalib.engine import Engine
 
 from anomalib_transfusion.models.transfusion.torch_model import TransFusionModel
 from anomalib_transfusion.models.transfusion.unet import AttentionBlock, ResidualBlock
+from anomalib_transfusion.networks import acceleration
 from anomalib_transfusion.networks.acceleration import prefers_bfloat16
 from anomalib_transfusion.networks.normalization import GroupNormSiLU, memory_format
 from conftest import NETWORK
@@ -234,3 +235,24 @@ assert torch.isfinite(score).all()
     environment = {"PATH": str(tmp_path), "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_parts_of_a_batch():
+    """On a CPU, where the batch is larger than a part; elsewhere and in an export it stays whole."""
+    batch = torch.arange(7.0)
+    numbers = [acceleration.items_at_a_time(batch, most) for most in (0, 3, 6, 7, 8)]
+    assert numbers == [1, 3, 6, 0, 0]
+    assert acceleration.items_at_a_time(batch.to("meta"), 3) == 0
+    images = torch.zeros(5, 3, 256, 256)
+    assert [acceleration.images_at_a_time(part) for part in (images, images[:1], images[..., ::2, ::2])] == [1, 0, 4]
+    parts = [[tensor.tolist() for tensor in part] for part in acceleration.in_parts(3, batch, 10 * batch)]
+    assert parts == [[[0, 1, 2], [0, 10, 20]], [[3, 4, 5], [30, 40, 50]], [[6], [60]]]
+    ((whole,),) = acceleration.in_parts(0, batch)
+    assert whole is batch
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            return x + acceleration.items_at_a_time(x, 3)
+
+    assert torch.equal(torch.export.export(Counting(), (batch,)).module()(batch), batch)
+    assert torch.equal(Counting()(batch), batch + 3)

@@ -4,7 +4,7 @@
 """Precision, memory format and compilation of a network: the fastest for a device, unless the user chose others."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from textwrap import shorten
 from typing import Any, Literal
@@ -20,8 +20,9 @@ __all__ = [
     "buffers_kept",
     "check_precision",
     "check_trainable",
+    "in_parts",
     "images_at_a_time",
-    "is_exporting",
+    "items_at_a_time",
     "prefers_bfloat16",
     "prefers_channels_last",
     "run_network",
@@ -63,7 +64,7 @@ def autocast_network(precision: Precision, device: torch.device) -> AbstractCont
         device: Device of the images.
     """
     # The meta device, on which only shapes are computed, has no autocast.
-    if is_exporting() or not torch.amp.is_autocast_available(device.type) or torch.is_autocast_enabled(device.type):
+    if _is_exporting() or not torch.amp.is_autocast_available(device.type) or torch.is_autocast_enabled(device.type):
         return nullcontext()
     if precision == "single" or (precision == "auto" and not prefers_bfloat16(device)):
         return nullcontext()
@@ -85,7 +86,7 @@ def prefers_channels_last(images: torch.Tensor) -> bool:
     """
     device = images.device
     # Exports are in single precision, and PyTorch 2.10 cannot trace torch.is_autocast_enabled.
-    if is_exporting() or not torch.amp.is_autocast_available(device.type):
+    if _is_exporting() or not torch.amp.is_autocast_available(device.type):
         return False
     if torch.is_autocast_enabled(device.type) and (device.type != "cpu" or _cpu_has("amx_tile")):
         return True
@@ -102,9 +103,32 @@ def images_at_a_time(images: torch.Tensor) -> int:
     Args:
         images: Input of the network, ``(B, C, H, W)``.
     """
-    if images.device.type != "cpu" or is_exporting():
+    return items_at_a_time(images, MOST_TOGETHER_ON_CPU // (images.shape[2] * images.shape[3]))
+
+
+def items_at_a_time(batch: torch.Tensor, most: int) -> int:
+    """Return the number of a batch's items to compute at a time; 0 for the whole batch.
+
+    That is all but on a CPU, where it has more than ``most``, and in an export, which is for any number.
+
+    Args:
+        batch: The items, along the first dimension.
+        most: Largest number at a time on a CPU; at least one is.
+    """
+    if batch.device.type != "cpu" or _is_exporting():
         return 0
-    return max(1, MOST_TOGETHER_ON_CPU // (images.shape[2] * images.shape[3]))
+    together = max(1, most)
+    return together if together < len(batch) else 0
+
+
+def in_parts(together: int, *inputs: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
+    """Divide the inputs of a batch into those of its parts.
+
+    Args:
+        together: Number of items in a part; 0 for the whole batch.
+        inputs: Inputs, with as many items each.
+    """
+    return zip(*(tensor.split(together) for tensor in inputs), strict=True) if together else [inputs]
 
 
 def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool = False) -> Any:  # noqa: ANN401
@@ -129,7 +153,7 @@ def run_network(network: nn.Module, *inputs: torch.Tensor, channels_last: bool =
 
 def _run(network: nn.Module, *inputs: torch.Tensor, channels_last: bool) -> Any:  # noqa: ANN401
     """Run a network on inputs of the same precision as its weights."""
-    if is_exporting():
+    if _is_exporting():
         return network.forward(*inputs, channels_last=channels_last)
     try:
         return network(*inputs, channels_last=channels_last)
@@ -214,7 +238,7 @@ def _cpu_has(unit: str) -> bool:
     return is_supported is not None and is_supported()
 
 
-def is_exporting() -> bool:
+def _is_exporting() -> bool:
     """Tell whether a network is being traced for an export."""
     return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from anomalib_transfusion.checks import listed
-from anomalib_transfusion.networks.acceleration import images_at_a_time
+from anomalib_transfusion.networks.acceleration import images_at_a_time, in_parts
 
 __all__ = ["FrozenBackbone", "RunningNorm", "load_backbones", "pretrained_weights", "trained_parameters"]
 
@@ -138,11 +138,8 @@ class FrozenBackbone(nn.Module):
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Map images ``(B, 3, H, W)`` in [-1, 1] to a feature map ``(B, C, H / stride, W / stride)`` for each layer."""
         normalized = images * self.scale.to(images.dtype) + self.shift.to(images.dtype)
-        together = images_at_a_time(images)
-        if not 0 < together < len(images):
-            return list(self.network(normalized))
-        parts = [self.network(part) for part in normalized.split(together)]
-        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
+        parts = [self.network(part) for (part,) in in_parts(images_at_a_time(images), normalized)]
+        return list(parts[0]) if len(parts) == 1 else [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Load weights, as :func:`pretrained_weights` returns them or from the user's own file.

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion.networks.acceleration import is_exporting
+from anomalib_transfusion.networks.acceleration import in_parts, items_at_a_time
 
 __all__ = ["FeatureMemory"]
 
 # Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
 POOLING = 3
 LARGEST_SHARE = 0.1
-# Distances computed at a time: in single precision, half of the memory that glibc gives back to the system after each
-# use, which costs more than the arithmetic.
+# Distances computed at a time on a CPU. In single precision they take half of the memory from which on glibc gives it
+# back to the system after each use, which costs nearly half of the arithmetic's time.
 MOST_DISTANCES = 2**22
 # Below the deviation of any channel or distance.
 SMALLEST_DEVIATION = 1e-6
@@ -125,9 +125,8 @@ class FeatureMemory(nn.Module):
     def _distances(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``."""
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
-        # An export is for any number of images, which no split is.
-        parts = [given] if is_exporting() else given.split(max(1, MOST_DISTANCES // self.size))
+        parts = in_parts(items_at_a_time(given, MOST_DISTANCES // self.size), given)
         squares = kept.square().sum(dim=1)
         # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
-        rest = [torch.addmm(squares, part, kept.T, alpha=-2).amin(dim=1) for part in parts]
+        rest = [torch.addmm(squares, part, kept.T, alpha=-2).amin(dim=1) for (part,) in parts]
         return (given.square().sum(dim=1) + torch.cat(rest)).clamp(min=0).sqrt()

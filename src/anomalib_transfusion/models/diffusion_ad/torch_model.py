@@ -18,6 +18,7 @@ from anomalib_transfusion.networks.acceleration import (
     autocast_network,
     buffers_kept,
     images_at_a_time,
+    in_parts,
     prefers_channels_last,
     run_network,
     working_dtype,
@@ -357,8 +358,7 @@ class DiffusionADModel(nn.Module):
 
     def _run_unet(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """Run the reconstruction network on the fastest number of images or tiles at a time."""
-        together = images_at_a_time(x_t)
-        parts = zip(x_t.split(together), timestep.split(together), strict=True) if together else [(x_t, timestep)]
+        parts = in_parts(images_at_a_time(x_t), x_t, timestep)
         predicted = [run_network(self.unet, *part, channels_last=self._channels_last(part[0])) for part in parts]
         return torch.cat(predicted).to(x_t.dtype)
 

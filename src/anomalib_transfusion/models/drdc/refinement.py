@@ -14,6 +14,7 @@ from anomalib_transfusion.checks import Range, check_arguments, taken_by
 from anomalib_transfusion.networks.acceleration import (
     buffers_kept,
     images_at_a_time,
+    in_parts,
     prefers_channels_last,
     run_network,
 )
@@ -199,10 +200,9 @@ class Refinement(nn.Module):
         # In an export, the number of images is not known.
         if not (self.training or torch.compiler.is_exporting()):
             together = min(together or self.passes_at_once, self.passes_at_once)
-        parts = zip(*(tensor.split(together) for tensor in inputs), strict=True) if together else [inputs]
-        return torch.cat([run_network(self.denoiser, *part, channels_last=channels_last) for part in parts]).to(
-            images.dtype,
-        )
+        parts = in_parts(together, *inputs)
+        estimates = [run_network(self.denoiser, *part, channels_last=channels_last) for part in parts]
+        return torch.cat(estimates).to(images.dtype)
 
 
 def _check_timesteps(timesteps: Sequence[int], schedule_length: int) -> None:

@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 # Beyond these, no more images are looked at.
 MOST_IMAGES = 1000
 # Random vectors for each that is kept, of which the greedy choice covers the pool best: anomalib's PatchCore takes all.
-# With 10 the distances alone detect worse, most of all in large images; with 80 no better (results/quality/README.md).
-VECTORS_FOR_EACH = 30
+# With 30 the distances alone detect better, most of all in large images; the trained network in small ones does not
+# (results/quality/README.md).
+VECTORS_FOR_EACH = 10
 # Every eleventh vector is not chosen from; the distances of these are what is normal.
 HELD_OUT = 11
 
