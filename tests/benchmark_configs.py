@@ -18,16 +18,15 @@ from paths import ROOT
 CONFIGS = ROOT / "configs/benchmark"
 
 
-def read(name: str, *settings: str, accelerator: str = "cpu") -> tuple[Any, ...]:
-    """Return all that is read of the config of a name, its rows last.
+def read(name: str, *settings: str) -> tuple[Any, ...]:
+    """Return all that is read of the config of a name for a CPU, its rows last.
 
     Args:
         name: Name of the file, without its ending.
         settings: Values of variables, as after ``--set``.
-        accelerator: Accelerator of all rows.
     """
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return _read({**with_settings(config, settings), "accelerator": accelerator})
+    return _read({**with_settings(config, settings), "accelerator": "cpu"})
 
 
 def typed_rows(name: str, settings: Sequence[str], only: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:

@@ -19,10 +19,8 @@ from PIL import Image
 
 from anomalib_transfusion import DemoSurface, TransFusion
 from anomalib_transfusion.benchmark.rows import check_rows
-from benchmark_configs import read
+from benchmark_configs import CONFIGS, read
 from paths import ROOT
-
-CONFIGS = ROOT / "configs/benchmark"
 
 
 @pytest.fixture(scope="module")
