@@ -123,6 +123,7 @@ DRDC = [
                 filter_size=4),
         out_of_range("gamma=-1", "expected 0 to 1000", "Use 1, or 0 for the base model alone", gamma=-1),
         out_of_range("filter_size=101", "expected 1 to 99", "Use 7", filter_size=101),
+        out_of_range("statistics_grid=65", "expected 1 to 64", "Use 1 for the whole image, or 8", statistics_grid=65),
         out_of_range("category_confidence=2", "expected 0 to 1", "Use 0.5", category_confidence=2),
         out_of_range("feature_stride=0", "expected 1 to 64", "Use 16, or 8", feature_stride=0),
         out_of_range("hidden_dim=0", "expected 8 to 4096", "Use 256", hidden_dim=0),

@@ -125,7 +125,7 @@ def test_fusion(gamma, fusion):
     torch.manual_seed(0)
     base, refinement = torch.rand(2, 2, 1, 9, 12, dtype=torch.float64)
     statistics = torch.tensor([[0.3, 0.1, 0.5, 0.2], [20.0, 4.0, 0.01, 0.003]], dtype=torch.float64)
-    fused = fuse(base, refinement, statistics, gamma, 5, fusion).numpy()
+    fused = fuse(base, refinement, statistics[..., None, None], gamma, 5, fusion).numpy()
     for number, row, column in np.ndindex(2, 9, 12):
         of_base, of_refinement = (around(x[number, 0].numpy(), row, column, 2) for x in (base, refinement))
         base_mean, base_deviation, mean, deviation = statistics[number].tolist()
@@ -138,12 +138,12 @@ def test_fusion(gamma, fusion):
 
 def test_without_refinement_the_map_is_the_base_models():
     base, refinement = torch.rand(2, 2, 1, 9, 12)
-    statistics = torch.tensor([0.3, 0.1, 0.5, 0.2]).expand(2, 4)
+    statistics = torch.tensor([0.3, 0.1, 0.5, 0.2]).view(1, 4, 1, 1)
     assert torch.equal(fuse(base, None, statistics, 1.0, 5), fuse(base, refinement, statistics, 0.0, 5))
 
 
 def test_constant_maps_of_normal_images_divide_nothing_by_zero():
-    fused = fuse(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8), torch.zeros(1, 4), 1.0, 3)
+    fused = fuse(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8), torch.zeros(1, 4, 1, 1), 1.0, 3)
     assert fused.isfinite().all()
 
 

@@ -173,6 +173,17 @@ def test_a_test_with_other_maps_measures_anew(trained, root, tmp_path):
         engine(tmp_path).predict(build(difference="gradient", gamma=0.0), dataset=images, ckpt_path=path)
 
 
+def test_another_grid_measures_the_base_models_maps_anew(trained, root, tmp_path):
+    path, _ = trained
+    fine = build(gamma=0.0, statistics_grid=4)
+    engine(tmp_path).test(fine, datamodule=several(root), ckpt_path=path)
+    # Not those of the whole image in each cell.
+    assert fine.model.statistics[:, :2].flatten(2).std(dim=-1).min() > 0
+    images = PredictDataset(root / "grass/test/good")
+    with pytest.warns(UserWarning, match="measured with other parameters than statistics_grid=2, and"):
+        engine(tmp_path).predict(build(gamma=0.0, statistics_grid=2), dataset=images, ckpt_path=path)
+
+
 def test_weights_stay_where_the_number_of_categories_changes():
     """Those of the backbone may be one's own."""
     model = build()
@@ -196,7 +207,7 @@ def test_one_category(root, tmp_path):
     assert model.names.names == ("grass",)
     state = torch.load(checkpoint_of(run), weights_only=True)["state_dict"]
     assert torch.equal(state["model.statistics"], model.model.statistics)
-    assert state["model.statistics"][0].tolist() != [0, 1, 0, 1]
+    assert state["model.statistics"][0].flatten().tolist() != [0, 1, 0, 1]
     assert torch.equal(state["model.statistics"][0], state["model.statistics"][1])
 
 

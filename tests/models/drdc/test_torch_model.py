@@ -128,14 +128,14 @@ def test_guidance(images, categories):
 def test_fusion_by_arithmetic(images, categories):
     """Both maps in deviations of the category's normal images, smoothed, bounded; the score is the largest pixel."""
     model = network(gamma=0.5, filter_size=3)
-    model.statistics.copy_(torch.arange(16).view(4, 4) + 1.0)
+    model.statistics.copy_(torch.arange(16).view(4, 4, 1, 1) + 1.0)
     prediction, _ = model.predict(images, categories)
     x = 2 * images - 1
     features = model.base(x)
     base = base_heat_map(features.features, features.reconstructed, (32, 32))
     difference = (model.refinement.paint(x, categories) - x).abs().mean(dim=(0, 1, 3))[:, None]
     for number, category in enumerate(categories.tolist()):
-        mean, deviation, other_mean, other_deviation = model.statistics[category].tolist()
+        mean, deviation, other_mean, other_deviation = model.statistics[category].flatten().tolist()
         fused = (base[number] - mean) / deviation + 0.5 * (difference[number] - other_mean) / other_deviation
         # In the middle of a corner of the image: the mean over a square of 3 pixels.
         middle = fused[0, 9:12, 19:22].mean()
@@ -161,13 +161,49 @@ def test_measured_statistics(images):
             refinement[chosen].mean(),
             refinement[chosen].std(unbiased=False),
         ]
-        torch.testing.assert_close(model.statistics[row], torch.stack(expected), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(model.statistics[row].flatten(), torch.stack(expected), rtol=1e-3, atol=1e-4)
     # Of the category without an image, nothing was measured.
-    assert model.statistics[1].tolist() == [0, 1, 0, 1]
+    assert model.statistics[1].flatten().tolist() == [0, 1, 0, 1]
     assert {"statistics", "base_scores"} <= model.state_dict().keys()
     # Normal images are about 0 deviations from normal: 0.5.
     found = model.predict(images, torch.tensor([0, 2, 2]))[0].anomaly_map
     assert 0.4 < found.mean() < 0.6
+
+
+@torch.no_grad()
+def test_statistics_of_each_cell(images):
+    """Those of the pixels of a cell, in the middle of the cell; between the middles of two, the mean of theirs."""
+    model = network(statistics_grid=4, filter_size=1)
+    categories = torch.tensor([0, 2, 2])
+    model.measure([(images[:2], categories[:2]), (images[2:], categories[2:])])
+    x = 2 * images - 1
+    features = model.base(x)
+    base = base_heat_map(features.features, features.reconstructed, (32, 32))
+    refinement = (model.refinement.paint(x, categories) - x).abs().mean(dim=(0, 1, 3))[:, None]
+    for row, chosen in ((0, [0]), (2, [1, 2]), (3, [0, 1, 2])):
+        for maps, table in ((base, model.statistics[row, :2]), (refinement, model.statistics[row, 2:])):
+            cell = maps[chosen][..., 8:16, 24:32]
+            expected = torch.stack((cell.mean(), cell.std(unbiased=False)))
+            torch.testing.assert_close(table[:, 1, 3], expected, rtol=1e-3, atol=1e-4)
+    fused = model.predict(images, categories)[0].anomaly_map
+    # Pixels 3 and 4 are half a pixel before and behind the middle of the first cell.
+    weights = torch.tensor([0.9375, 0.0625])
+    for number, category in enumerate(categories.tolist()):
+        mean, deviation, other_mean, other_deviation = (model.statistics[category, :, 0, :2] * weights).sum(dim=-1)
+        value = (base[number, 0, 0, 4] - mean) / deviation
+        value += (refinement[number, 0, 0, 4] - other_mean) / other_deviation
+        expected = (1 + value / (1 + value.abs())) / 2
+        torch.testing.assert_close(fused[number, 0, 0, 4], expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_statistics_of_another_grid_are_fitted():
+    coarse, fine = network(), network(statistics_grid=4)
+    fine.statistics.copy_(torch.rand(4, 4, 4, 4))
+    coarse.load_state_dict(fine.state_dict())
+    torch.testing.assert_close(coarse.statistics, fine.statistics.mean(dim=(2, 3), keepdim=True))
+    fine.load_state_dict(coarse.state_dict())
+    assert torch.equal(fine.statistics, coarse.statistics.expand_as(fine.statistics))
 
 
 @torch.no_grad()
@@ -198,7 +234,7 @@ def test_uncertain_images_alone_are_refined(images, categories):
     model = network(refine="uncertain", uncertain_band=(-1.0, 1.0))
     everything = network()
     for each in (model, everything):
-        each.statistics.copy_(torch.tensor([0.2, 0.1, 0.3, 0.4]).expand(4, 4))
+        each.statistics.copy_(torch.tensor([0.2, 0.1, 0.3, 0.4]).view(1, 4, 1, 1).expand(4, 4, 1, 1))
     scores = model._score(base_heat_map(*model.base(2 * images - 1)[:2], model.image_size))
     # Around the second image.
     model.base_scores[:, 0] = scores[1]

@@ -16,7 +16,17 @@ from torch.nn import functional as F  # noqa: N812
 
 from .filters import box_mean
 
-__all__ = ["Difference", "Fusion", "bound", "box_mean", "difference", "fuse", "refinement_map", "standardized"]
+__all__ = [
+    "Difference",
+    "Fusion",
+    "bound",
+    "box_mean",
+    "difference",
+    "fuse",
+    "refinement_map",
+    "spread",
+    "standardized",
+]
 
 Difference = Literal["absolute", "high_pass", "gradient", "structural"]
 Fusion = Literal["sum", "product"]
@@ -85,7 +95,7 @@ def fuse(
         base_map: Maps of the base model, ``(B, 1, H, W)``.
         refinement: Maps H_diff of the refinement, likewise; ``None`` for the base model alone.
         statistics: Mean and deviation of the first, then of the second over the pixels of normal images of the
-            category, ``(B, 4)``.
+            category, of each pixel or of all, ``(B, 4, H, W)`` or ``(B, 4, 1, 1)``.
         gamma: Weight of the refinement.
         filter_size: Side of the mean filter in pixels, odd.
         fusion: ``sum`` of the first and gamma times the second; or ``product`` of the first and 1 plus gamma times the
@@ -105,11 +115,26 @@ def standardized(values: Tensor, statistics: Tensor) -> Tensor:
     """Return values in deviations from the mean of normal images.
 
     Args:
-        values: Maps or scores, ``(B, ...)``.
-        statistics: Mean and deviation for each image, ``(B, 2)``.
+        values: Maps ``(B, 1, H, W)``, or scores ``(B, 1)``.
+        statistics: Mean and deviation for each image, ``(B, 2, H, W)``, ``(B, 2, 1, 1)`` or ``(B, 2)``.
     """
-    mean, deviation = statistics.view(-1, 2, *[1] * (values.ndim - 1)).unbind(dim=1)
+    mean, deviation = statistics.chunk(2, dim=1)
     return (values - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
+
+
+def spread(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolate the statistics of a grid's cells bilinearly, for each pixel one; a single cell's are for all.
+
+    Args:
+        table: Statistics of the cells, ``(B, N, g, g)``.
+        size: Height and width of the maps.
+
+    Returns:
+        The statistics, ``(B, N, H, W)``, or ``(B, N, 1, 1)`` of a single cell.
+    """
+    if table.shape[-1] == 1:
+        return table
+    return F.interpolate(table, size=size, mode="bilinear", align_corners=False)
 
 
 def bound(maps: Tensor) -> Tensor:

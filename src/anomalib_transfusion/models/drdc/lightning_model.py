@@ -79,6 +79,9 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         refine: Which images are refined: ``all``, or those whose base score is ``uncertain``; exports refine all.
         uncertain_band: Lower and upper end of these scores, in deviations from the mean of normal images.
         statistics_images: Training images of each category by which its maps are standardized.
+        statistics_grid: Cells a side of a grid over the image, in each of which maps are standardized by statistics of
+            their own, bilinear in between; 1 for one mean and deviation of all pixels. More than 1 is for parts that
+            always lie alike.
         passes_at_once: Passes of the denoiser that run in one batch.
         base_channels: Channels of the denoiser at the highest resolution.
         channel_multipliers: Channels of each of its levels as multiples of ``base_channels``, highest resolution first.
@@ -150,6 +153,7 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         refine: Refine = "all",
         uncertain_band: Sequence[float] = (-1.0, 4.0),
         statistics_images: Annotated[int, Range(1, 100_000, "Use 32.")] = 32,
+        statistics_grid: int = 1,
         passes_at_once: int = 16,
         base_channels: int = 32,
         channel_multipliers: Sequence[int] = (1, 2, 4, 4),

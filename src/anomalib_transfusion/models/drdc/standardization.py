@@ -30,8 +30,11 @@ MAP_PARAMETERS = (
     "test_conditioning",
     "guidance_weight",
     "filter_size",
+    "statistics_grid",
     "difference",
 )
+# That of them on which the base model's maps depend.
+BASE_PARAMETER = "statistics_grid"
 
 
 class MeasuresNormalMaps(LightningModule):
@@ -143,11 +146,15 @@ class MeasuresNormalMaps(LightningModule):
     def _measure_for_test(self) -> None:
         """Measure anew if a checkpoint's statistics are of other maps; what was never trained is left as it is."""
         wanted = self._map_parameters()
+        if not self.model.gamma:
+            # Without the refinement, its statistics are not looked at.
+            wanted = {BASE_PARAMETER: wanted[BASE_PARAMETER]}
         measured = self.measured_for
-        # Without the refinement, its statistics are not looked at.
-        if measured is None or wanted == measured or not self.model.gamma or self.measure_normal_maps():
+        if measured is None:
             return
-        differing = ", ".join(f"{name}={wanted[name]}" for name in wanted if wanted[name] != measured.get(name))
+        differing = ", ".join(f"{name}={value}" for name, value in wanted.items() if value != measured.get(name))
+        if not differing or self.measure_normal_maps():
+            return
         rank_zero_warn(
             f"The maps of normal images were measured with other parameters than {differing}, and the data has no "
             "training images to measure them anew; scores are off by a constant, and the weight gamma by a factor. "

@@ -31,8 +31,9 @@ from anomalib_transfusion.training.numerics import seeded
 
 from .base_model import BaseModel, Reconstruction, base_heat_map
 from .category import UNKNOWN, chosen_category
-from .heatmaps import Difference, Fusion, bound, box_mean, fuse, refinement_map, standardized
+from .heatmaps import Difference, Fusion, bound, box_mean, fuse, refinement_map, spread, standardized
 from .loss import Prediction
+from .moments import Moments
 from .refinement import Refinement
 from .training_sample import TrainingSample
 
@@ -66,6 +67,7 @@ class DrdcModel(nn.Module):
         num_categories: Number C of categories.
         gamma: Weight of the refinement in the final map; 0 for the base model alone, without a pass of the denoiser.
         filter_size: Side of the mean filter of the final map in pixels, odd.
+        statistics_grid: Cells a side of the grid in whose cells maps are standardized each by its own statistics.
         difference: How an image is compared with what was painted.
         fusion: How the maps of both parts become one: their ``sum`` or their ``product``.
         refine: Which images are refined: ``all``, or those whose base score is ``uncertain``.
@@ -92,6 +94,7 @@ class DrdcModel(nn.Module):
         num_categories: int,
         gamma: Annotated[float, Range(0, 1000, "Use 1, or 0 for the base model alone.")],
         filter_size: Annotated[int, Range(1, 99, "Use 7.")],
+        statistics_grid: Annotated[int, Range(1, 64, "Use 1 for the whole image, or 8.")],
         difference: Difference,
         fusion: Fusion,
         refine: Refine,
@@ -113,7 +116,8 @@ class DrdcModel(nn.Module):
         check_image_size((image_size[0], image_size[1]), self.stride)
         self.head = nn.Linear(self.base.channels, num_categories)
         # One row a category, the last one of all: for images of the null category.
-        self.register_buffer("statistics", torch.tensor([0.0, 1, 0, 1]).repeat(num_categories + 1, 1))
+        start = torch.tensor([0.0, 1, 0, 1]).view(1, 4, 1, 1)
+        self.register_buffer("statistics", start.repeat(num_categories + 1, 1, statistics_grid, statistics_grid))
         self.register_buffer("base_scores", torch.tensor([0.0, 1]).repeat(num_categories + 1, 1))
         self.image_size = (image_size[0], image_size[1])
         self.gamma = gamma
@@ -156,6 +160,14 @@ class DrdcModel(nn.Module):
         """Convert weights or move everything; statistics stay in their precision."""
         with buffers_kept(self):
             return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Load weights; statistics of another grid are fitted to this one until they are measured anew."""
+        table = state_dict.get(f"{prefix}statistics")
+        if table is not None and table.shape[:2] == self.statistics.shape[:2]:
+            fitted = nn.functional.adaptive_avg_pool2d(table, self.statistics.shape[-1])
+            state_dict = {**state_dict, f"{prefix}statistics": fitted}
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def train(self, mode: bool = True) -> "DrdcModel":
         """Set training or evaluation mode; a part that is not trained stays in evaluation mode."""
@@ -227,7 +239,7 @@ class DrdcModel(nn.Module):
         told = chosen_category(logits, self.category_confidence)
         categories = told if categories is None else torch.where(categories == UNKNOWN, told, categories)
         base_map = base_heat_map(features.features, features.reconstructed, self.image_size)
-        statistics = self.statistics[categories].to(x.dtype)
+        statistics = spread(self.statistics[categories].to(x.dtype), self.image_size)
         painted = None
         refined = None
         if self.gamma:
@@ -248,29 +260,20 @@ class DrdcModel(nn.Module):
         was = self.training
         self.eval()
         shape = (self.num_categories + 1, 3)
-        device = self.statistics.device
-        number, total, squares = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(3))
+        shape = (self.num_categories, *self.statistics.shape[2:])
+        base, refinement = (Moments(shape, self.statistics.device) for _ in range(2))
+        scores = Moments(shape[:1], self.statistics.device)
         for images, categories in batches:
             x = 2 * images.to(working_dtype(self.refinement)) - 1
             features, _ = self._reconstruct(x)
             base_map = base_heat_map(features.features, features.reconstructed, self.image_size)
-            values = {0: base_map.flatten(1), 2: self._score(base_map)[:, None]}
+            base.add(categories, base_map[:, 0])
+            scores.add(categories, self._score(base_map))
             if self.gamma:
-                values[1] = self._paint(x, categories)[1].flatten(1)
-            for column, value in values.items():
-                wide = value.double()
-                number[:, column].index_add_(0, categories, torch.full_like(wide[:, 0], wide.shape[1]))
-                total[:, column].index_add_(0, categories, wide.sum(dim=1))
-                squares[:, column].index_add_(0, categories, wide.square().sum(dim=1))
-        for table in (number, total, squares):
-            table[-1] = table[:-1].sum(dim=0)
-        mean = total / number.clamp(min=1)
-        deviation = (squares / number.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-        # What was not measured stays as it is.
-        table = torch.stack((mean, deviation), dim=2)
-        known = number > 0
-        for column, target in ((0, self.statistics[:, :2]), (1, self.statistics[:, 2:]), (2, self.base_scores)):
-            target.copy_(torch.where(known[:, column, None], table[:, column].to(target.dtype), target))
+                refinement.add(categories, self._paint(x, categories)[1][:, 0])
+        base.write(self.statistics[:, :2])
+        refinement.write(self.statistics[:, 2:])
+        scores.write(self.base_scores)
         self.train(was)
 
     def _check(self, images: Tensor) -> None:
@@ -306,12 +309,12 @@ class DrdcModel(nn.Module):
         """
         if self.refine == "all" or torch.compiler.is_compiling():
             return self._paint(x, categories)
-        score = standardized(self._score(base_map), self.base_scores[categories].to(x.dtype))
+        score = standardized(self._score(base_map)[:, None], self.base_scores[categories].to(x.dtype))[:, 0]
         lowest, highest = self.uncertain_band
         doubtful = ((score >= lowest) & (score <= highest)).nonzero().flatten()
         counts = (len(self.refinement.timesteps), len(self.refinement.cell_sizes))
         painted = x.expand(*counts, *x.shape).clone()
-        maps = statistics[:, 2].view(-1, 1, 1, 1).expand_as(base_map).clone()
+        maps = statistics[:, 2:3].expand_as(base_map).clone()
         if len(doubtful):
             painted[:, :, doubtful], maps[doubtful] = self._paint(x[doubtful], categories[doubtful])
         return painted, maps

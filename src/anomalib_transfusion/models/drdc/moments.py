@@ -1,0 +1,53 @@
+# Copyright (C) 2026 anomalib-transfusion contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Mean and deviation of what is found in the normal images of each category."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+__all__ = ["Moments"]
+
+
+class Moments:
+    """Mean and deviation by category: of scores, or of the pixels in each cell of a grid.
+
+    Args:
+        shape: Number C of categories, and for pixels the grid's rows and columns.
+        device: Where the sums are, in double precision.
+    """
+
+    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
+        self.grid = tuple(shape[1:])
+        self.number = torch.zeros(shape[0], dtype=torch.float64, device=device)
+        self.first, self.second = (torch.zeros(tuple(shape), dtype=torch.float64, device=device) for _ in range(2))
+
+    def add(self, categories: Tensor, values: Tensor) -> None:
+        """Add the values of images.
+
+        Args:
+            categories: Index of each image's category, ``(B,)``.
+            values: Scores ``(B,)``, or maps ``(B, H, W)``.
+        """
+        values = values.double()
+        self.number.index_add_(0, categories, torch.ones_like(categories, dtype=torch.float64))
+        for total, moments in ((self.first, values), (self.second, values.square())):
+            total.index_add_(0, categories, F.adaptive_avg_pool2d(moments, self.grid) if self.grid else moments)
+
+    def write(self, table: Tensor) -> None:
+        """Write mean and deviation into a table; categories that no value was added for stay as they are.
+
+        Args:
+            table: Mean and deviation of each category and, in the last row, of all, ``(C + 1, 2, ...)``.
+        """
+        number, first, second = (
+            torch.cat((x, x.sum(dim=0, keepdim=True))) for x in (self.number, self.first, self.second)
+        )
+        known = (number > 0).nonzero().flatten()
+        share = number[known].view(-1, *[1] * len(self.grid))
+        mean = first[known] / share
+        deviation = (second[known] / share - mean.square()).clamp(min=0).sqrt()
+        table[known] = torch.stack((mean, deviation), dim=1).to(table.dtype)
