@@ -4,6 +4,7 @@
 """Mean and deviation of what is found in the normal images of each category."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class Moments:
     """
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self.grid = tuple(shape[1:])
+        self.grid: tuple[Any, ...] = tuple(shape[1:])
         self.number = torch.zeros(shape[0], dtype=torch.float64, device=device)
         self.first, self.second = (torch.zeros(tuple(shape), dtype=torch.float64, device=device) for _ in range(2))
 
