@@ -92,6 +92,7 @@ DRDC = Model(
         "timesteps": (12, 4),
         "cell_sizes": (4, 8),
         "statistics_images": 2,
+        "statistics_grid": 4,
         **{name: value for name, value in SHARED.items() if name != "texture_source"},
         "base_channels": 8,
     },
