@@ -10,7 +10,8 @@ from contract_models import DRDC
 
 from anomalib_transfusion import Drdc
 
-TINY = {**DRDC.tiny, "backbone": "test_efficientnet"}
+# One mean and deviation for a map, as by default; exports of a grid of them are tested.
+TINY = {**DRDC.tiny, "backbone": "test_efficientnet", "statistics_grid": 1}
 
 
 def build(image_size: tuple[int, int] = (32, 32), **parameters: Any) -> Drdc:
