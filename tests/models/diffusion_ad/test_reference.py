@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every number of the authors' implementation of DiffusionAD.
+"""Networks, process and predictions of the authors' implementation of DiffusionAD.
 
 Tolerances are those that the page of the reference gives for a second implementation, or less.
 """
@@ -21,9 +21,7 @@ from anomalib_transfusion.models.diffusion_ad.guidance import (
     guided_noise,
     guided_reconstruction,
 )
-from anomalib_transfusion.models.diffusion_ad.loss import (
-    noise_loss,
-)
+from anomalib_transfusion.models.diffusion_ad.loss import noise_loss
 from anomalib_transfusion.models.diffusion_ad.official import (
     OfficialCheckpoint,
     export_official,

@@ -172,7 +172,7 @@ def test_measured_statistics(images):
 
 @torch.no_grad()
 def test_statistics_of_each_cell(images):
-    """Those of the pixels of a cell, in the middle of the cell; between the middles of two, the mean of theirs."""
+    """Those of the pixels of a cell, in the middle of the cell; bilinear in between."""
     model = network(statistics_grid=4, filter_size=1)
     categories = torch.tensor([0, 2, 2])
     model.measure([(images[:2], categories[:2]), (images[2:], categories[2:])])
@@ -186,7 +186,7 @@ def test_statistics_of_each_cell(images):
             expected = torch.stack((cell.mean(), cell.std(unbiased=False)))
             torch.testing.assert_close(table[:, 1, 3], expected, rtol=1e-3, atol=1e-4)
     fused = model.predict(images, categories)[0].anomaly_map
-    # Pixels 3 and 4 are half a pixel before and behind the middle of the first cell.
+    # Pixel 4 is half a pixel behind the middle of the first cell, and 7.5 before that of the second.
     weights = torch.tensor([0.9375, 0.0625])
     for number, category in enumerate(categories.tolist()):
         mean, deviation, other_mean, other_deviation = (model.statistics[category, :, 0, :2] * weights).sum(dim=-1)

@@ -23,8 +23,8 @@ __all__ = [
     "box_mean",
     "difference",
     "fuse",
+    "per_pixel",
     "refinement_map",
-    "spread",
     "standardized",
 ]
 
@@ -122,7 +122,7 @@ def standardized(values: Tensor, statistics: Tensor) -> Tensor:
     return (values - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
 
 
-def spread(table: Tensor, size: tuple[int, int]) -> Tensor:
+def per_pixel(table: Tensor, size: tuple[int, int]) -> Tensor:
     """Interpolate the statistics of a grid's cells bilinearly, for each pixel one; a single cell's are for all.
 
     Args:

@@ -31,7 +31,7 @@ from anomalib_transfusion.training.numerics import seeded
 
 from .base_model import BaseModel, Reconstruction, base_heat_map
 from .category import UNKNOWN, chosen_category
-from .heatmaps import Difference, Fusion, bound, box_mean, fuse, refinement_map, spread, standardized
+from .heatmaps import Difference, Fusion, bound, box_mean, fuse, per_pixel, refinement_map, standardized
 from .loss import Prediction
 from .moments import Moments
 from .refinement import Refinement
@@ -164,7 +164,7 @@ class DrdcModel(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Load weights; statistics of another grid are fitted to this one until they are measured anew."""
         table = state_dict.get(f"{prefix}statistics")
-        if table is not None and table.shape[:2] == self.statistics.shape[:2]:
+        if table is not None and table.ndim == 4 and table.shape[:2] == self.statistics.shape[:2]:
             fitted = nn.functional.adaptive_avg_pool2d(table, self.statistics.shape[-1])
             state_dict = {**state_dict, f"{prefix}statistics": fitted}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -239,7 +239,7 @@ class DrdcModel(nn.Module):
         told = chosen_category(logits, self.category_confidence)
         categories = told if categories is None else torch.where(categories == UNKNOWN, told, categories)
         base_map = base_heat_map(features.features, features.reconstructed, self.image_size)
-        statistics = spread(self.statistics[categories].to(x.dtype), self.image_size)
+        statistics = per_pixel(self.statistics[categories].to(x.dtype), self.image_size)
         painted = None
         refined = None
         if self.gamma:
