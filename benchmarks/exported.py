@@ -5,11 +5,13 @@
 
     python benchmarks/exported.py TransFusion=model.ckpt                                    # demo surface
     python benchmarks/exported.py TransFusion=fast.ckpt Patchcore=other.ckpt --root datasets/MVTecAD --category bottle
+    python benchmarks/exported.py TransFusion=full EfficientAd=untrained --passes 1         # time and memory alone
 
 Any of anomalib's models that can be exported, from checkpoints. The formats of a model, a number of passes and a batch
 alternate round by round, and a ratio is that of their median times: above 1 is faster than PyTorch in single precision.
-Scores are the model's own, before a post-processor clips them. With ``--size tiny``, ``TransFusion=tiny`` is a network
-that was not trained, which tries the script.
+Scores are the model's own, before a post-processor clips them. In place of a checkpoint, ``small`` or ``full`` is a
+network of ours of that size, and ``untrained`` any model with its defaults: the accuracy of these, which were not
+trained, is left out. ``tiny`` tries the script.
 """
 
 import argparse
@@ -35,7 +37,7 @@ import memory
 import record
 from anomalib_transfusion.benchmark.measure import MIB
 from anomalib_transfusion.models.graph_export import resized
-from contenders import SUBJECTS
+from contenders import IMAGE_SIZES, SUBJECTS
 from passes import METRICS, load_data, measure
 
 # Images of shape (B, 3, H, W) to scores (B,) and maps (B, 1, H, W).
@@ -44,6 +46,9 @@ Load = Callable[[], Predict]
 
 BASELINE = "PyTorch, single precision"
 MEMORY_SECONDS = 600
+UNTRAINED = "untrained"
+# A slow network has fewer rounds, at least so many.
+TABLE_SECONDS, FEWEST_ROUNDS = 600, 2
 COMPRESSIONS = {"INT8 weights": CompressionType.INT8, "INT8, calibrated": CompressionType.INT8_PTQ}
 COLUMNS = {
     "images_per_second": "images/s",
@@ -57,14 +62,22 @@ COLUMNS = {
 }
 
 
+def is_trained(checkpoint: str) -> bool:
+    """Return whether a checkpoint is meant; ``tiny`` is treated as one, so that all of the script is tried."""
+    return checkpoint == "tiny" or checkpoint not in {UNTRAINED, *IMAGE_SIZES}
+
+
 def load_model(name: str, checkpoint: str, passes: int | None) -> AnomalibModule:
-    """Read a checkpoint of any model; ``tiny`` stands for a network of ours that was not trained."""
+    """Read a checkpoint of any model, or make a network that was not trained."""
     parameters: dict[str, Any] = {} if passes is None else {"num_inference_steps": passes}
     model_class = getattr(anomalib.models, name)
-    if checkpoint == "tiny":
+    if checkpoint in {UNTRAINED, *IMAGE_SIZES}:
         torch.manual_seed(0)
-        parameters |= SUBJECTS[name].networks["tiny"]
-        model = model_class(pre_processor=model_class.configure_pre_processor((64, 64)), visualizer=False, **parameters)
+        if checkpoint != UNTRAINED:
+            side = IMAGE_SIZES[checkpoint]
+            pre_processor = model_class.configure_pre_processor((side, side))
+            parameters |= {**SUBJECTS[name].networks[checkpoint], "pre_processor": pre_processor}
+        model = model_class(visualizer=False, **parameters)
     else:
         model = model_class.load_from_checkpoint(checkpoint, map_location="cpu", **parameters)
     model.post_processor = None
@@ -145,6 +158,23 @@ def loading(load: Load, images: np.ndarray) -> Callable[[], object]:
     return lambda: load()(images)
 
 
+def compare_accuracy(
+    loads: dict[str, tuple[Load, Path | None]],
+    batches: list[ImageBatch],
+) -> dict[str, dict[str, float | None]]:
+    """Compute the metrics of each format, and their differences from those of the first; ``None`` without images."""
+    rows: dict[str, dict[str, float | None]] = {}
+    first: dict[str, float] = {}
+    for name, (load, _) in loads.items():
+        if not batches:
+            rows[name] = dict.fromkeys([*METRICS, *(f"{metric}_change" for metric in METRICS)])
+            continue
+        found = accuracy(load(), batches)
+        first = first or found
+        rows[name] = {**found, **{f"{metric}_change": found[metric] - first[metric] for metric in METRICS}}
+    return rows
+
+
 def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
     """Compute image AUROC, pixel AUROC and AUPRO of all test images."""
     found = []
@@ -158,15 +188,17 @@ def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
 
 def compare(
     loads: dict[str, tuple[Load, Path | None]],
-    batches: list[ImageBatch],
-    batch: int,
+    accuracies: dict[str, dict[str, float | None]],
+    images: np.ndarray,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Measure the formats of a model, of which the first is what ratios and changes refer to."""
-    images = torch.cat([part.image for part in batches])[:batch].contiguous().numpy()
     ready = {name: load() for name, (load, _) in loads.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ready}
+    began = perf_counter()
     for number in range(options.rounds + 1):
+        if number > FEWEST_ROUNDS and perf_counter() - began > TABLE_SECONDS:
+            break
         for name, predict in ready.items():
             start = perf_counter()
             predict(images)
@@ -175,13 +207,10 @@ def compare(
                 seconds[name].append(perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows: list[dict[str, Any]] = []
-    for name, predict in ready.items():
-        load, folder = loads[name]
-        row: dict[str, Any] = {"format": name, "batch": len(images)}
+    for name, (load, folder) in loads.items():
+        row: dict[str, Any] = {"format": name, "batch": len(images), "rounds": len(seconds[name])}
         row |= {"images_per_second": len(images) / medians[name], "ratio": medians[BASELINE] / medians[name]}
-        row |= accuracy(predict, batches)
-        for metric in METRICS:
-            row[f"{metric}_change"] = row[metric] - (rows[0] if rows else row)[metric]
+        row |= accuracies[name]
         row["file_mib"] = None if folder is None else sum(f.stat().st_size for f in folder.iterdir()) / MIB
         row["peak_memory_mib"] = None
         if options.memory:
@@ -206,7 +235,7 @@ def read_images(data: AnomalibDataModule, size: tuple[int, int]) -> list[ImageBa
 def main() -> None:
     """Export each checkpoint in every way, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="CLASS=CHECKPOINT", help="a model's class and its checkpoint")
+    parser.add_argument("models", nargs="+", metavar="CLASS=CHECKPOINT", help="or CLASS=full, CLASS=untrained")
     parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
     parser.add_argument("--category", default="brick")
     parser.add_argument("--passes", type=int, nargs="+", default=[], help="num_inference_steps, of models that have it")
@@ -226,6 +255,8 @@ def main() -> None:
     given = [text.partition("=")[::2] for text in options.models]
     if wrong := [name for name, _ in given if not hasattr(anomalib.models, name)]:
         parser.error(f"{wrong[0]!r} is no model of anomalib's. Write CLASS=CHECKPOINT, as TransFusion=model.ckpt.")
+    if wrong := [name for name, checkpoint in given if checkpoint in IMAGE_SIZES and name not in SUBJECTS]:
+        parser.error(f"{wrong[0]} has no sizes here. Write {wrong[0]}=CHECKPOINT, or {wrong[0]}=untrained.")
 
     device = torch.device("cpu")
     path = record.result_path(options.output, f"{options.name}-{options.category}", device)
@@ -253,9 +284,13 @@ def main() -> None:
                     loads["PyTorch, default"] = (partial(with_torch, name, checkpoint, passes, None), None)
                 if options.exports:
                     loads |= export(model, data, Path(temporary) / f"{number}-{passes}", threads)
+                accuracies = compare_accuracy(loads, batches if is_trained(checkpoint) else [])
+                images = torch.cat([part.image for part in batches])
                 for batch in sizes:
                     label = {"model": name, "passes": passes, "pixels": [height, width]}
-                    rows += [label | row for row in compare(loads, batches, batch, options)]
+                    label |= {"trained": is_trained(checkpoint)}
+                    chosen = images[:batch].contiguous().numpy()
+                    rows += [label | row for row in compare(loads, accuracies, chosen, options)]
                     record.write(path, result)
         result["finished"] = True
         record.write(path, result)

@@ -180,7 +180,6 @@ def test_steps(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_exported_formats_beside_pytorch(tmp_path):
     """Every format has its rows; what is exported is as accurate as PyTorch, but for what rounding costs."""
     given = ["TransFusion=tiny", "--passes", "2", "--batch", "1", "2", "--rounds", "2"]
@@ -202,6 +201,29 @@ def test_exported_formats_beside_pytorch(tmp_path):
         if name in {"ONNX Runtime", "OpenVINO, single precision"}:
             assert abs(row["pixel_AUROC_change"]) < 1e-3
     assert rows["PyTorch, single precision", 2]["ratio"] == 1
+
+
+@pytest.mark.slow
+def test_exported_networks_that_were_not_trained(tmp_path):
+    """Time and memory are measured; there is no accuracy to report."""
+    given = ["EfficientAd=untrained", "TransFusion=small", "--passes", "1", "--batch", "1", "--rounds", "1"]
+    run("exported.py", tmp_path, *given, timeout=580)
+    rows = read(tmp_path, "exported-brick")["rows"]
+    assert {(row["model"], *row["pixels"], row["passes"]) for row in rows} == {
+        ("EfficientAd", 256, 256, None),
+        ("TransFusion", 128, 128, 1),
+    }
+    for row in rows:
+        assert not row["trained"]
+        assert row["images_per_second"] > 0
+        assert row["peak_memory_mib"] > 0
+        assert row["image_AUROC"] is row["pixel_AUPRO"] is row["image_AUROC_change"] is None
+
+
+def test_exported_sizes_are_those_of_our_networks(tmp_path):
+    printed = run("exported.py", tmp_path, "Patchcore=small", code=2)
+    assert "Patchcore=untrained" in printed
+    assert not list(tmp_path.iterdir())
 
 
 def test_passes_need_a_checkpoint(tmp_path):
