@@ -11,19 +11,11 @@ import torch
 from PIL import Image
 
 from anomalib_transfusion.benchmark.detection import Found
-from commands import typed
+from benchmark_scripts import run
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import failures
-
-
-def run(folder, script, *arguments, code=0):
-    """Run a benchmark in a folder."""
-    given = ["--size", "tiny", "--device", "cpu", "--output", "out", *arguments]
-    done = typed(ROOT / "benchmarks" / script, *given, folder=folder)
-    assert done.returncode == code, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -72,8 +64,8 @@ def test_defects_are_described(found):
 
 
 def test_page_of_failures(tmp_path):
-    run(tmp_path, "failures.py")
-    (path,) = (tmp_path / "out").glob("failures-brick-*.md")
+    run("failures.py", tmp_path)
+    (path,) = tmp_path.glob("failures-brick-*.md")
     page = path.read_text()
     assert "## By contrast to its surroundings" in page
     assert path.with_suffix(".jpg").name in page

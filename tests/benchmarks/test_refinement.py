@@ -3,14 +3,13 @@
 
 """What DRDC's parts are worth: the script as a person types it, and the arithmetic of its means."""
 
-import json
 import sys
 
 import pytest
 import torch
 from anomalib.data import ImageBatch
 
-from commands import typed
+from benchmark_scripts import read, run
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -18,11 +17,8 @@ import refinement
 
 
 def test_script_writes_each_part_and_category(tmp_path):
-    arguments = ["--size", "tiny", "--device", "cpu", "--output", "out", "--categories", "brick", "grass"]
-    done = typed(ROOT / "benchmarks" / "refinement.py", *arguments, folder=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (path,) = (tmp_path / "out").glob("refinement-*.json")
-    result = json.loads(path.read_text())
+    run("refinement.py", tmp_path, "--categories", "brick", "grass")
+    result = read(tmp_path, "refinement")
     assert result["finished"]
     found = {(row["category"], row["told"], row["part"]) for row in result["rows"] if row["defects"] == "all"}
     assert len(found) == 2 * 4 * 3
@@ -33,9 +29,7 @@ def test_script_writes_each_part_and_category(tmp_path):
 
 
 def test_without_a_checkpoint_it_says_what_is_missing(tmp_path):
-    done = typed(ROOT / "benchmarks" / "refinement.py", "--size", "full", folder=tmp_path)
-    assert done.returncode == 1
-    assert "--checkpoint is needed" in done.stderr
+    assert "--checkpoint is needed" in run("refinement.py", tmp_path, "--size", "full", code=1)
 
 
 def test_fine_defects_are_below_a_hundredth_of_the_image():
