@@ -10,7 +10,7 @@ from contract_models import DRDC
 
 from anomalib_transfusion import Drdc
 
-# One mean and deviation for a map, as by default; exports of a grid of them are tested.
+# One mean and deviation for a map; those of a grid have tests of their own.
 TINY = {**DRDC.tiny, "backbone": "test_efficientnet", "statistics_grid": 1}
 
 

@@ -182,6 +182,17 @@ def test_another_grid_measures_the_base_models_maps_anew(trained, root, tmp_path
     images = PredictDataset(root / "grass/test/good")
     with pytest.warns(UserWarning, match="measured with other parameters than statistics_grid=2, and"):
         engine(tmp_path).predict(build(gamma=0.0, statistics_grid=2), dataset=images, ckpt_path=path)
+    with pytest.warns(UserWarning, match="measured with other parameters than statistics_images=1, and"):
+        engine(tmp_path).predict(build(statistics_images=1), dataset=images, ckpt_path=path)
+
+
+def test_another_number_of_images_measures_anew(trained, root, tmp_path):
+    path, model = trained
+    for gamma, measured in ((1.0, slice(None)), (0.0, slice(2))):
+        fewer = build(statistics_images=1, gamma=gamma)
+        engine(tmp_path).test(fewer, datamodule=several(root), ckpt_path=path)
+        difference = (fewer.model.statistics - model.model.statistics)[:, measured]
+        assert (difference.abs().flatten(2).amax(dim=-1) > 1e-4).all()
 
 
 def test_weights_stay_where_the_number_of_categories_changes():

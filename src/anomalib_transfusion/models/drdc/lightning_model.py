@@ -80,8 +80,8 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         uncertain_band: Lower and upper end of these scores, in deviations from the mean of normal images.
         statistics_images: Training images of each category by which its maps are standardized.
         statistics_grid: Cells a side of a grid over the image, in each of which maps are standardized by statistics of
-            their own, bilinear in between; 1 for one mean and deviation of all pixels. More than 1 is for parts that
-            always lie alike.
+            their own, bilinear in between: borders, and parts that always lie alike, differ more in some places than in
+            others. 1 for one mean and deviation of all pixels.
         passes_at_once: Passes of the denoiser that run in one batch.
         base_channels: Channels of the denoiser at the highest resolution.
         channel_multipliers: Channels of each of its levels as multiples of ``base_channels``, highest resolution first.
@@ -152,8 +152,8 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         filter_size: int = 7,
         refine: Refine = "all",
         uncertain_band: Sequence[float] = (-1.0, 4.0),
-        statistics_images: Annotated[int, Range(1, 100_000, "Use 32.")] = 32,
-        statistics_grid: int = 1,
+        statistics_images: Annotated[int, Range(1, 100_000, "Use 64.")] = 64,
+        statistics_grid: int = 8,
         passes_at_once: int = 16,
         base_channels: int = 32,
         channel_multipliers: Sequence[int] = (1, 2, 4, 4),

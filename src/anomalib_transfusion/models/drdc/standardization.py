@@ -22,7 +22,9 @@ from .torch_model import DrdcModel
 __all__ = ["MeasuresNormalMaps"]
 
 MEASURED_KEY = "drdc_measured_for"
-# What maps depend on beside the weights.
+# What the statistics of the base model's maps depend on beside the weights.
+BASE_PARAMETERS = ("statistics_images", "statistics_grid")
+# What those of all maps depend on.
 MAP_PARAMETERS = (
     "timesteps",
     "cell_sizes",
@@ -30,11 +32,9 @@ MAP_PARAMETERS = (
     "test_conditioning",
     "guidance_weight",
     "filter_size",
-    "statistics_grid",
     "difference",
+    *BASE_PARAMETERS,
 )
-# That of them on which the base model's maps depend.
-BASE_PARAMETER = "statistics_grid"
 
 
 class MeasuresNormalMaps(LightningModule):
@@ -148,7 +148,7 @@ class MeasuresNormalMaps(LightningModule):
         wanted = self._map_parameters()
         if not self.model.gamma:
             # Without the refinement, its statistics are not looked at.
-            wanted = {BASE_PARAMETER: wanted[BASE_PARAMETER]}
+            wanted = {name: wanted[name] for name in BASE_PARAMETERS}
         measured = self.measured_for
         if measured is None:
             return

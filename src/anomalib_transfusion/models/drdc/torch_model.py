@@ -94,7 +94,7 @@ class DrdcModel(nn.Module):
         num_categories: int,
         gamma: Annotated[float, Range(0, 1000, "Use 1, or 0 for the base model alone.")],
         filter_size: Annotated[int, Range(1, 99, "Use 7.")],
-        statistics_grid: Annotated[int, Range(1, 64, "Use 1 for the whole image, or 8.")],
+        statistics_grid: Annotated[int, Range(1, 64, "Use 8, or 1 for the whole image.")],
         difference: Difference,
         fusion: Fusion,
         refine: Refine,
@@ -259,7 +259,6 @@ class DrdcModel(nn.Module):
         """
         was = self.training
         self.eval()
-        shape = (self.num_categories + 1, 3)
         shape = (self.num_categories, *self.statistics.shape[2:])
         base, refinement = (Moments(shape, self.statistics.device) for _ in range(2))
         scores = Moments(shape[:1], self.statistics.device)
