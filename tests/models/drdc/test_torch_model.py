@@ -197,6 +197,20 @@ def test_statistics_of_each_cell(images):
 
 
 @torch.no_grad()
+def test_scores_of_the_base_model_are_of_standardized_maps(images):
+    """Of the last row's statistics for the null category; a category without an image keeps what it has."""
+    model = network(statistics_grid=4, filter_size=1, gamma=0.0)
+    model.measure([(images[:2], torch.tensor([0, 2])), (images[2:], torch.tensor([2]))])
+    base = base_heat_map(*model.base(2 * images - 1)[:2], (32, 32))
+    for row, chosen in ((0, [0]), (2, [1, 2]), (3, [0, 1, 2])):
+        table = torch.nn.functional.interpolate(model.statistics[row : row + 1, :2], (32, 32), mode="bilinear")
+        scores = ((base[chosen] - table[:, :1]) / table[:, 1:]).flatten(1).max(dim=1).values
+        expected = torch.stack((scores.mean(), scores.var(unbiased=False).sqrt()))
+        torch.testing.assert_close(model.base_scores[row], expected, rtol=1e-3, atol=1e-3)
+    assert model.base_scores[1].tolist() == [0, 1]
+
+
+@torch.no_grad()
 def test_statistics_of_another_grid_are_fitted():
     coarse, fine = network(), network(statistics_grid=4)
     fine.statistics.copy_(torch.rand(4, 4, 4, 4))
@@ -235,7 +249,7 @@ def test_uncertain_images_alone_are_refined(images, categories):
     everything = network()
     for each in (model, everything):
         each.statistics.copy_(torch.tensor([0.2, 0.1, 0.3, 0.4]).view(1, 4, 1, 1).expand(4, 4, 1, 1))
-    scores = model._score(base_heat_map(*model.base(2 * images - 1)[:2], model.image_size))
+    scores = model._score(base_heat_map(*model.base(2 * images - 1)[:2], model.image_size), model.statistics[:1, :2])
     # Around the second image.
     model.base_scores[:, 0] = scores[1]
     model.base_scores[:, 1] = (scores - scores[1]).abs()[[0, 2]].min() / 2

@@ -79,8 +79,12 @@ def base_heat_map(features: Tensor, reconstructed: Tensor, size: Sequence[int]) 
     Returns:
         Maps H_base, at least 0, ``(B, 1, H, W)``.
     """
-    distance = (features - reconstructed).square().sum(dim=1, keepdim=True).sqrt()
-    return F.interpolate(distance, size=tuple(size), mode="bilinear", align_corners=False)
+    return in_pixels((features - reconstructed).square().sum(dim=1, keepdim=True).sqrt(), size)
+
+
+def in_pixels(distances: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate the tokens' distances ``(B, 1, h, w)`` bilinearly to the size of the image, ``(B, 1, H, W)``."""
+    return F.interpolate(distances, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class BaseModel(nn.Module):

@@ -4,7 +4,6 @@
 """Mean and deviation of what is found in the normal images of each category."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +13,15 @@ __all__ = ["Moments"]
 
 
 class Moments:
-    """Mean and deviation by category: of scores, or of the pixels in each cell of a grid.
+    """Mean and deviation by category of the pixels in each cell of a grid.
 
     Args:
-        shape: Number C of categories, and for pixels the grid's rows and columns.
+        shape: Number C of categories, and the grid's rows and columns.
         device: Where the sums are, in double precision.
     """
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self.grid: tuple[Any, ...] = tuple(shape[1:])
+        self.grid = (shape[1], shape[2])
         self.number = torch.zeros(shape[0], dtype=torch.float64, device=device)
         self.first, self.second = (torch.zeros(tuple(shape), dtype=torch.float64, device=device) for _ in range(2))
 
@@ -31,24 +30,24 @@ class Moments:
 
         Args:
             categories: Index of each image's category, ``(B,)``.
-            values: Scores ``(B,)``, or maps ``(B, H, W)``.
+            values: Maps, ``(B, H, W)``.
         """
         values = values.double()
         self.number.index_add_(0, categories, torch.ones_like(categories, dtype=torch.float64))
         for total, moments in ((self.first, values), (self.second, values.square())):
-            total.index_add_(0, categories, F.adaptive_avg_pool2d(moments, self.grid) if self.grid else moments)
+            total.index_add_(0, categories, F.adaptive_avg_pool2d(moments, self.grid))
 
     def write(self, table: Tensor) -> None:
         """Write mean and deviation into a table; categories that no value was added for stay as they are.
 
         Args:
-            table: Mean and deviation of each category and, in the last row, of all, ``(C + 1, 2, ...)``.
+            table: Mean and deviation of each category and, in the last row, of all, ``(C + 1, 2, g, g)``.
         """
         number, first, second = (
             torch.cat((x, x.sum(dim=0, keepdim=True))) for x in (self.number, self.first, self.second)
         )
         known = (number > 0).nonzero().flatten()
-        share = number[known].view(-1, *[1] * len(self.grid))
+        share = number[known].view(-1, 1, 1)
         mean = first[known] / share
         deviation = (second[known] / share - mean.square()).clamp(min=0).sqrt()
         table[known] = torch.stack((mean, deviation), dim=1).to(table.dtype)

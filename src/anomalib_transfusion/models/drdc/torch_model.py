@@ -29,7 +29,7 @@ from anomalib_transfusion.networks.acceleration import (
 )
 from anomalib_transfusion.training.numerics import seeded
 
-from .base_model import BaseModel, Reconstruction, base_heat_map
+from .base_model import BaseModel, Reconstruction, base_heat_map, in_pixels
 from .category import UNKNOWN, chosen_category
 from .heatmaps import Difference, Fusion, bound, box_mean, fuse, per_pixel, refinement_map, standardized
 from .loss import Prediction
@@ -252,7 +252,7 @@ class DrdcModel(nn.Module):
 
     @torch.no_grad()
     def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Measure the maps of normal images: mean and deviation of their pixels, and of the base model's scores.
+        """Measure the maps of normal images: mean and deviation of their pixels, then of the base model's scores.
 
         Args:
             batches: Normal images in [0, 1], ``(B, 3, H, W)``, and the index of each one's category, ``(B,)``.
@@ -261,18 +261,25 @@ class DrdcModel(nn.Module):
         self.eval()
         shape = (self.num_categories, *self.statistics.shape[2:])
         base, refinement = (Moments(shape, self.statistics.device) for _ in range(2))
-        scores = Moments(shape[:1], self.statistics.device)
+        scored: dict[int, list[Tensor]] = {}
         for images, categories in batches:
             x = 2 * images.to(working_dtype(self.refinement)) - 1
             features, _ = self._reconstruct(x)
             base_map = base_heat_map(features.features, features.reconstructed, self.image_size)
             base.add(categories, base_map[:, 0])
-            scores.add(categories, self._score(base_map))
             if self.gamma:
                 refinement.add(categories, self._paint(x, categories)[1][:, 0])
+            # Kept by token: scores are of maps that are standardized by what is being measured.
+            distances = base_heat_map(features.features, features.reconstructed, self.base.grid)
+            for index in categories.unique().tolist():
+                scored.setdefault(index, []).append(distances[categories == index])
+            scored.setdefault(self.num_categories, []).append(distances)
         base.write(self.statistics[:, :2])
         refinement.write(self.statistics[:, 2:])
-        scores.write(self.base_scores)
+        for index, parts in scored.items():
+            statistics = per_pixel(self.statistics[index : index + 1, :2].to(parts[0].dtype), self.image_size)
+            scores = torch.cat([self._score(in_pixels(part, self.image_size), statistics) for part in parts]).double()
+            self.base_scores[index] = torch.stack((scores.mean(), scores.std(correction=0))).to(self.base_scores.dtype)
         self.train(was)
 
     def _check(self, images: Tensor) -> None:
@@ -308,7 +315,8 @@ class DrdcModel(nn.Module):
         """
         if self.refine == "all" or torch.compiler.is_compiling():
             return self._paint(x, categories)
-        score = standardized(self._score(base_map)[:, None], self.base_scores[categories].to(x.dtype))[:, 0]
+        score = self._score(base_map, statistics[:, :2])[:, None]
+        score = standardized(score, self.base_scores[categories].to(x.dtype))[:, 0]
         lowest, highest = self.uncertain_band
         doubtful = ((score >= lowest) & (score <= highest)).nonzero().flatten()
         counts = (len(self.refinement.timesteps), len(self.refinement.cell_sizes))
@@ -318,9 +326,9 @@ class DrdcModel(nn.Module):
             painted[:, :, doubtful], maps[doubtful] = self._paint(x[doubtful], categories[doubtful])
         return painted, maps
 
-    def _score(self, base_map: Tensor) -> Tensor:
+    def _score(self, base_map: Tensor, statistics: Tensor) -> Tensor:
         """Return the base model's own score of each image, ``(B,)``."""
-        return box_mean(base_map, self.filter_size).amax(dim=(1, 2, 3))
+        return box_mean(standardized(base_map, statistics), self.filter_size).amax(dim=(1, 2, 3))
 
 
 def _check_band(band: Sequence[float]) -> None:
