@@ -172,7 +172,7 @@ def test_measured_statistics(images):
 
 @torch.no_grad()
 def test_statistics_of_each_cell(images):
-    """Those of the pixels of a cell, in the middle of the cell; bilinear in between."""
+    """In the middle of a cell those of its pixels, and of all pixels as of four images more; bilinear in between."""
     model = network(statistics_grid=4, filter_size=1)
     categories = torch.tensor([0, 2, 2])
     model.measure([(images[:2], categories[:2]), (images[2:], categories[2:])])
@@ -182,8 +182,10 @@ def test_statistics_of_each_cell(images):
     refinement = (model.refinement.paint(x, categories) - x).abs().mean(dim=(0, 1, 3))[:, None]
     for row, chosen in ((0, [0]), (2, [1, 2]), (3, [0, 1, 2])):
         for maps, table in ((base, model.statistics[row, :2]), (refinement, model.statistics[row, 2:])):
-            cell = maps[chosen][..., 8:16, 24:32]
-            expected = torch.stack((cell.mean(), cell.std(unbiased=False)))
+            found, number = maps[chosen].double(), len(chosen)
+            cell = found[..., 8:16, 24:32]
+            mean, square = ((number * cell.pow(p).mean() + 4 * found.pow(p).mean()) / (number + 4) for p in (1, 2))
+            expected = torch.stack((mean, (square - mean**2).sqrt())).float()
             torch.testing.assert_close(table[:, 1, 3], expected, rtol=1e-3, atol=1e-4)
     fused = model.predict(images, categories)[0].anomaly_map
     # Pixel 4 is half a pixel behind the middle of the first cell, and 7.5 before that of the second.
