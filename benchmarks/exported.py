@@ -47,6 +47,8 @@ Load = Callable[[], Predict]
 BASELINE = "PyTorch, single precision"
 MEMORY_SECONDS = 600
 UNTRAINED = "untrained"
+# What stands in place of a checkpoint for a network that was not trained.
+NOT_CHECKPOINTS = {UNTRAINED, *IMAGE_SIZES}
 # A slow network has fewer rounds, at least so many.
 TABLE_SECONDS, FEWEST_ROUNDS = 600, 2
 COMPRESSIONS = {"INT8 weights": CompressionType.INT8, "INT8, calibrated": CompressionType.INT8_PTQ}
@@ -64,14 +66,14 @@ COLUMNS = {
 
 def is_trained(checkpoint: str) -> bool:
     """Return whether a checkpoint is meant; ``tiny`` is treated as one, so that all of the script is tried."""
-    return checkpoint == "tiny" or checkpoint not in {UNTRAINED, *IMAGE_SIZES}
+    return checkpoint == "tiny" or checkpoint not in NOT_CHECKPOINTS
 
 
 def load_model(name: str, checkpoint: str, passes: int | None) -> AnomalibModule:
     """Read a checkpoint of any model, or make a network that was not trained."""
     parameters: dict[str, Any] = {} if passes is None else {"num_inference_steps": passes}
     model_class = getattr(anomalib.models, name)
-    if checkpoint in {UNTRAINED, *IMAGE_SIZES}:
+    if checkpoint in NOT_CHECKPOINTS:
         torch.manual_seed(0)
         if checkpoint != UNTRAINED:
             side = IMAGE_SIZES[checkpoint]
@@ -159,20 +161,18 @@ def loading(load: Load, images: np.ndarray) -> Callable[[], object]:
 
 
 def compare_accuracy(
-    loads: dict[str, tuple[Load, Path | None]],
+    ready: dict[str, Predict],
     batches: list[ImageBatch],
 ) -> dict[str, dict[str, float | None]]:
     """Compute the metrics of each format, and their differences from those of the first; ``None`` without images."""
-    rows: dict[str, dict[str, float | None]] = {}
-    first: dict[str, float] = {}
-    for name, (load, _) in loads.items():
-        if not batches:
-            rows[name] = dict.fromkeys([*METRICS, *(f"{metric}_change" for metric in METRICS)])
-            continue
-        found = accuracy(load(), batches)
-        first = first or found
-        rows[name] = {**found, **{f"{metric}_change": found[metric] - first[metric] for metric in METRICS}}
-    return rows
+    if not batches:
+        return {name: dict.fromkeys([*METRICS, *(f"{metric}_change" for metric in METRICS)]) for name in ready}
+    found = {name: accuracy(predict, batches) for name, predict in ready.items()}
+    first = found[BASELINE]
+    return {
+        name: {**values, **{f"{metric}_change": values[metric] - first[metric] for metric in METRICS}}
+        for name, values in found.items()
+    }
 
 
 def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
@@ -188,12 +188,12 @@ def accuracy(predict: Predict, batches: list[ImageBatch]) -> dict[str, float]:
 
 def compare(
     loads: dict[str, tuple[Load, Path | None]],
+    ready: dict[str, Predict],
     accuracies: dict[str, dict[str, float | None]],
     images: np.ndarray,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Measure the formats of a model, of which the first is what ratios and changes refer to."""
-    ready = {name: load() for name, (load, _) in loads.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ready}
     began = perf_counter()
     for number in range(options.rounds + 1):
@@ -284,13 +284,14 @@ def main() -> None:
                     loads["PyTorch, default"] = (partial(with_torch, name, checkpoint, passes, None), None)
                 if options.exports:
                     loads |= export(model, data, Path(temporary) / f"{number}-{passes}", threads)
-                accuracies = compare_accuracy(loads, batches if is_trained(checkpoint) else [])
+                ready = {kind: load() for kind, (load, _) in loads.items()}
+                accuracies = compare_accuracy(ready, batches if is_trained(checkpoint) else [])
                 images = torch.cat([part.image for part in batches])
                 for batch in sizes:
                     label = {"model": name, "passes": passes, "pixels": [height, width]}
                     label |= {"trained": is_trained(checkpoint)}
                     chosen = images[:batch].contiguous().numpy()
-                    rows += [label | row for row in compare(loads, accuracies, chosen, options)]
+                    rows += [label | row for row in compare(loads, ready, accuracies, chosen, options)]
                     record.write(path, result)
         result["finished"] = True
         record.write(path, result)

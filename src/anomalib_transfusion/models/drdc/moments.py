@@ -53,9 +53,9 @@ class Moments:
             torch.cat((x, x.sum(dim=0, keepdim=True))) for x in (self.number, self.first, self.second)
         )
         known = (number > 0).nonzero().flatten()
-        share = number[known].view(-1, 1, 1)
+        count = number[known].view(-1, 1, 1)
         mean, square = (
-            (total[known] + WHOLE_IMAGES * total[known].mean(dim=(1, 2), keepdim=True) / share) / (share + WHOLE_IMAGES)
+            (total[known] + WHOLE_IMAGES * total[known].mean(dim=(1, 2), keepdim=True) / count) / (count + WHOLE_IMAGES)
             for total in (first, second)
         )
         deviation = (square - mean.square()).clamp(min=0).sqrt()
