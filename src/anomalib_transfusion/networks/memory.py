@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion.networks.acceleration import in_parts, items_at_a_time
 
-__all__ = ["FeatureMemory"]
+__all__ = ["LARGEST_SHARE", "FeatureMemory"]
 
 # Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
 POOLING = 3
@@ -85,7 +85,7 @@ class FeatureMemory(nn.Module):
             dtype = torch.promote_types(self.vectors.dtype, torch.float32)
             embedded = self.embed([part.to(dtype) for part in maps])
             batch, channels, height, width = embedded.shape
-            distances = self._distances(embedded.permute(0, 2, 3, 1).reshape(-1, channels))
+            distances = self.distances(embedded.permute(0, 2, 3, 1).reshape(-1, channels))
             distances = distances.view(batch, 1, height, width).to(maps[0].dtype)
         return (distances - self.distance_mean) / self.distance_deviation.clamp(min=SMALLEST_DEVIATION)
 
@@ -95,24 +95,26 @@ class FeatureMemory(nn.Module):
         pool: torch.Tensor,
         others: torch.Tensor,
         choose: Callable[[torch.Tensor, int], Sequence[int]],
+        rare: torch.Tensor | None = None,
     ) -> int:
         """Keep vectors of normal images, and measure the distances of others to them.
 
         Args:
-            pool: Vectors, ``(N, C)``, as :meth:`embed` gives them.
+            pool: Vectors, ``(N, C)``, as :meth:`embed` gives them. They have the mean and deviation of each channel.
             others: Vectors of normal images that are not in the pool, ``(M, C)``.
-            choose: Returns the indices of a number of vectors to keep, of the normalized pool.
+            choose: Returns the indices of a number of vectors to keep, of those that there are, normalized.
+            rare: Further vectors to choose from that are not typical, ``(L, C)``.
 
         Returns:
-            Number of different vectors in the memory: K, or a tenth of the pool if that is less.
+            Number of different vectors in the memory: K, or a tenth of those to choose from if that is less.
         """
         self.channel_mean.copy_(pool.mean(dim=0))
         self.channel_deviation.copy_(pool.std(dim=0).clamp(min=SMALLEST_DEVIATION))
-        normalized = self.normalized(pool)
-        number = max(1, min(self.size, int(LARGEST_SHARE * len(pool))))
+        normalized = self.normalized(pool if rare is None else torch.cat([pool, rare]))
+        number = max(1, min(self.size, int(LARGEST_SHARE * len(normalized))))
         kept = normalized[list(choose(normalized, number))]
         self.vectors.copy_(kept.repeat(-(-self.size // len(kept)), 1)[: self.size])
-        distances = self._distances(others.to(self.vectors.dtype))
+        distances = self.distances(others.to(self.vectors.dtype))
         self.distance_mean.copy_(distances.mean())
         self.distance_deviation.copy_(distances.std())
         self.filled.fill_(value=True)
@@ -122,8 +124,8 @@ class FeatureMemory(nn.Module):
         """Normalize the channels of vectors, ``(N, C)``."""
         return (vectors - self.channel_mean.to(vectors.dtype)) / self.channel_deviation.to(vectors.dtype)
 
-    def _distances(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``."""
+    def distances(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``, in channel deviations."""
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
         parts = in_parts(items_at_a_time(given, MOST_DISTANCES // self.size), given)
         squares = kept.square().sum(dim=1)

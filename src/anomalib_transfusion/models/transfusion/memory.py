@@ -11,7 +11,7 @@ import torch
 from anomalib.deploy import CompressionType
 from lightning.pytorch import LightningModule
 
-from anomalib_transfusion.networks.memory import FeatureMemory
+from anomalib_transfusion.networks.memory import LARGEST_SHARE, FeatureMemory
 from anomalib_transfusion.training.normal_images import prepared_images, spread, training_dataset
 from anomalib_transfusion.training.numerics import seeded
 
@@ -24,11 +24,12 @@ logger = logging.getLogger(__name__)
 
 # Beyond these, no more images are looked at.
 MOST_IMAGES = 1000
-# Random vectors for each that is kept, of which the greedy choice covers the pool best: anomalib's PatchCore takes all.
-# With 30 the distances alone detect better, most of all in large images; the trained network in small ones does not
+# For each vector that is kept, so many random ones and so many of the rarest of each image are there to choose from.
+# anomalib's PatchCore chooses from all, and the greedy choice takes rare ones first, which random ones hardly include
 # (results/quality/README.md).
-VECTORS_FOR_EACH = 10
-# Every eleventh vector is not chosen from; the distances of these are what is normal.
+RANDOM_FOR_EACH = 2
+RAREST_FOR_EACH = 8
+# One of eleven vectors is not chosen from; the distances of these are what is normal.
 HELD_OUT = 11
 
 
@@ -71,7 +72,10 @@ class FillsMemory(LightningModule):
         return features if features is not None and features.has_memory else None
 
     def _fill(self, features: BackboneFeatures, memory: FeatureMemory) -> None:
-        """Choose the vectors of a memory so that none of a random pool is far from all of them."""
+        """Choose the vectors of a memory so that no normal one is far from all of them.
+
+        Random vectors say what is typical. The rarest of each image are those that are far from a small memory of these.
+        """
         dataset = training_dataset(self.trainer)
         if dataset is None:
             msg = (
@@ -80,19 +84,42 @@ class FillsMemory(LightningModule):
             )
             raise ValueError(msg)
         positions = spread(range(len(dataset)), MOST_IMAGES)
-        each = math.ceil(memory.size * VECTORS_FOR_EACH * HELD_OUT / (HELD_OUT - 1) / len(positions))
-        vectors = torch.cat(list(self._vectors(features, prepared_images(self, dataset, positions), each)))
-        held_out = torch.arange(len(vectors), device=vectors.device) % HELD_OUT == HELD_OUT - 1
-        number = memory.fill(vectors[~held_out], vectors[held_out], covering)
+
+        each = math.ceil(memory.size / len(positions))
+
+        def vectors_of_images() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+            return self._vectors(features, prepared_images(self, dataset, positions))
+
+        found = [
+            (vectors[candidates[: RANDOM_FOR_EACH * each]], vectors[held_out[:each]])
+            for vectors, candidates, held_out in vectors_of_images()
+        ]
+        random, others = (torch.cat(parts) for parts in zip(*found, strict=True))
+        typical = FeatureMemory(max(1, int(LARGEST_SHARE * len(random))), random.shape[1:]).to(random)
+        typical.fill(random, others, covering)
+        rarest = []
+        for vectors, candidates, _ in vectors_of_images():
+            number = min(RAREST_FOR_EACH * each, len(candidates))
+            rarest.append(vectors[candidates[typical.distances(vectors[candidates]).topk(number).indices]])
+        number = memory.fill(random, others, covering, torch.cat(rarest))
         logger.info("The memory has %d feature vectors of %d training images.", number, len(positions))
 
     @staticmethod
-    def _vectors(features: BackboneFeatures, batches: Iterator[torch.Tensor], each: int) -> Iterator[torch.Tensor]:
-        """Yield up to ``each`` random feature vectors of every image, ``(N, C)``."""
+    def _vectors(
+        features: BackboneFeatures,
+        batches: Iterator[torch.Tensor],
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield the vectors of every image, ``(N, C)``, and indices: those to choose from and those held out.
+
+        Both are in random order, which is the same each time.
+        """
+        generator = torch.Generator().manual_seed(0)
         for images in batches:
             for embedded in features.embed(2 * images.to(features.memory_projection.weight.dtype) - 1):
                 vectors = embedded.flatten(1).T
-                yield vectors[torch.randperm(len(vectors), device=vectors.device)[:each]]
+                order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
+                number = math.ceil(len(vectors) / HELD_OUT)
+                yield vectors, order[number:], order[:number]
 
 
 def covering(vectors: torch.Tensor, number: int) -> list[int]:
