@@ -87,6 +87,20 @@ def test_at_most_a_tenth_is_kept(random, pool, expected):
     assert memory.filled
 
 
+def test_rare_vectors_are_there_to_choose_from(random):
+    """They have no part in what is typical: channels and distances are normalized as without them."""
+    given = []
+    memory = FeatureMemory(6, [4])
+    pool, others, rare = (tensor(random.normal(size=(count, 4))) for count in (50, 20, 30))
+    rare += 20
+    number = memory.fill(pool, others, lambda all_, count: given.append(all_) or list(range(50, 50 + count)), rare)
+    assert number == 6
+    mean, deviation = pool.mean(dim=0), pool.std(dim=0)
+    torch.testing.assert_close(given[0], (torch.cat([pool, rare]) - mean) / deviation)
+    torch.testing.assert_close(memory.vectors, (rare[:6] - mean) / deviation)
+    assert memory.fill(pool, others, lambda _, count: list(range(count)), rare[:8]) == 5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(random, dtype):
     """Squares of distances are small differences of large squares, which 16 bits would lose."""

@@ -125,7 +125,7 @@ class FeatureMemory(nn.Module):
         return (vectors - self.channel_mean.to(vectors.dtype)) / self.channel_deviation.to(vectors.dtype)
 
     def distances(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the distance of each vector ``(N, C)`` to the nearest of the memory, ``(N,)``, in channel deviations."""
+        """Return the distance of each vector ``(N, C)`` to the nearest kept one, in deviations, ``(N,)``."""
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
         parts = in_parts(items_at_a_time(given, MOST_DISTANCES // self.size), given)
         squares = kept.square().sum(dim=1)

@@ -3,14 +3,17 @@
 
 """A memory of normal features in TransFusion: how it enters the network and the map, and when it is filled."""
 
+import numpy as np
 import pytest
 import torch
 from anomalib.engine import Engine
+from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_transfusion import TransFusion, TransFusionModel
-from anomalib_transfusion.models.transfusion.memory import covering
+from anomalib_transfusion import DemoSurface, TransFusion, TransFusionModel
+from anomalib_transfusion.models.transfusion.memory import FillsMemory, covering
 from anomalib_transfusion.models.transfusion.unet import ResUNet
+from conftest import SURFACE
 from parts import part
 
 BACKBONE = "test_efficientnet"
@@ -137,6 +140,43 @@ def test_each_vector_that_is_kept_is_the_farthest_from_those_before():
         nearest = distances[:, chosen[:count]].amin(dim=1)
         assert nearest[chosen[count]] == pytest.approx(nearest.max().item(), rel=1e-4)
     assert sorted(covering(vectors[:8], 8)) == list(range(8))
+
+
+def test_what_is_rare_is_kept(tiny, category, tmp_path):
+    """A label on one of 16 images, in 9 of 1024 vectors: of the 24 random ones of this choice, none is on it."""
+    path = sorted((category / "train/good").glob("*"))[5]
+    image = np.array(Image.open(path).convert("RGB"))
+    image[16:40, 24:48] = np.indices((24, 24)).sum(axis=0)[..., None] // 4 % 2 * 255
+    Image.fromarray(image).save(path)
+    data = DemoSurface(root=category.parent, **SURFACE)
+    model = with_weights(tiny((64, 64), **PARAMETERS))
+    engine(tmp_path, max_epochs=-1, max_steps=1, limit_val_batches=0).fit(model, datamodule=data)
+    features = model.model.network.features
+    images = torch.stack([model.pre_processor.transform(item.image) for item in data.train_data])
+    with torch.no_grad():
+        vectors = features.embed(2 * images - 1)
+    assert vectors.shape[-2:] == (8, 8)
+    labeled = features.memory.normalized(vectors[5, :, 2:5, 3:6].flatten(1).T)
+    assert torch.cdist(features.memory.vectors, labeled).amin(dim=1).lt(1e-3).sum() >= 2
+
+
+def test_held_out_vectors_stay_held_out():
+    """The order is the same each time, other for each image, and an eleventh of each is held out."""
+    network = part(ResUNet, **NETWORK, **PARAMETERS).eval()
+    images = torch.rand(3, 3, 80, 88, generator=torch.Generator().manual_seed(1))
+
+    def found():
+        with torch.no_grad():
+            return list(FillsMemory._vectors(network.features, iter([images[:2], images[2:]])))  # noqa: SLF001
+
+    first, second = found(), found()
+    for (vectors, candidates, held_out), again in zip(first, second, strict=True):
+        assert vectors.shape == (110, sum(network.features.backbone.channels[-2:]))
+        assert len(held_out) == 10
+        assert sorted([*candidates.tolist(), *held_out.tolist()]) == list(range(110))
+        assert torch.equal(held_out, again[2])
+        assert torch.equal(candidates, again[1])
+    assert not torch.equal(first[0][2], first[1][2])
 
 
 def test_its_choice_leaves_no_trace(tiny, surface, tmp_path):

@@ -74,7 +74,7 @@ class FillsMemory(LightningModule):
     def _fill(self, features: BackboneFeatures, memory: FeatureMemory) -> None:
         """Choose the vectors of a memory so that no normal one is far from all of them.
 
-        Random vectors say what is typical. The rarest of each image are those that are far from a small memory of these.
+        Random vectors say what is typical. The rarest of each image are the farthest from a small memory of these.
         """
         dataset = training_dataset(self.trainer)
         if dataset is None:
