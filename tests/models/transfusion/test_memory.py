@@ -63,14 +63,14 @@ def test_without_it_nothing_changes():
 
 @torch.no_grad()
 def test_how_it_enters(network, images):
-    """The logits of the mask begin at half of four deviations; the same goes into the coarsest level."""
+    """The logits of the mask begin at half of three deviations; the same goes into the coarsest level."""
     x_t, mask, timestep = 2 * images - 1, torch.zeros(2, 1, 32, 48), torch.tensor([1, 5])
     network.features.memory_projection.weight.zero_()
     network.features.memory_projection.bias.zero_()
     found = network(x_t, mask, timestep)
     distance = network.features.memory(network.features.backbone(x_t)[-2:])
     assert distance.shape == (2, 1, 4, 6)
-    logits = F.interpolate((distance - 4) / 1.5, size=(32, 48), mode="bilinear")
+    logits = F.interpolate((distance - 3) / 1.5, size=(32, 48), mode="bilinear")
     torch.testing.assert_close(found.memory, torch.sigmoid(logits))
     network.evidence.weight.zero_()
     torch.testing.assert_close(found.mask_logits, network(x_t, mask, timestep).mask_logits + logits)
@@ -81,7 +81,7 @@ def test_how_it_enters(network, images):
     network.features.memory_projection.weight.fill_(2)
     network.features.memory_projection.bias.fill_(1)
     network(x_t, mask, timestep)
-    wanted = (2 * (distance - 4) / 1.5 + 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    wanted = (2 * (distance - 3) / 1.5 + 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(seen[1] - seen[0], wanted.expand(-1, 16, -1, -1), rtol=1e-3, atol=1e-3)
 
 

@@ -16,7 +16,7 @@ from anomalib_transfusion.networks.memory import FeatureMemory
 __all__ = ["BackboneFeatures", "Features"]
 
 # A distance of as many deviations speaks neither for an anomaly nor against one; with the other, a smooth step.
-NEUTRAL_DISTANCE = 4.0
+NEUTRAL_DISTANCE = 3.0
 STEP_WIDTH = 1.5
 # The coarsest layers, as PatchCore has it, are compared with the memory.
 REMEMBERED_LAYERS = 2
