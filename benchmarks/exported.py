@@ -6,12 +6,13 @@
     python benchmarks/exported.py TransFusion=model.ckpt                                    # demo surface
     python benchmarks/exported.py TransFusion=fast.ckpt Patchcore=other.ckpt --root datasets/MVTecAD --category bottle
     python benchmarks/exported.py TransFusion=full EfficientAd=untrained --passes 1         # time and memory alone
+    python benchmarks/exported.py TransFusion=configs/fast.yaml --passes 1 19               # the same
 
 Any of anomalib's models that can be exported, from checkpoints. The formats of a model, a number of passes and a batch
 alternate round by round, and a ratio is that of their median times: above 1 is faster than PyTorch in single precision.
 Scores are the model's own, before a post-processor clips them. In place of a checkpoint, ``small`` or ``full`` is a
-network of ours of that size, and ``untrained`` any model with its defaults: the accuracy of these, which were not
-trained, is left out. ``tiny`` tries the script.
+network of ours of that size, a config (``.yaml``) the model that it describes, and ``untrained`` any model with its
+defaults: the accuracy of these, which were not trained, is left out. ``tiny`` tries the script.
 """
 
 import argparse
@@ -29,9 +30,11 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
+import yaml
 from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
+from jsonargparse import ArgumentParser
 
 import memory
 import record
@@ -64,9 +67,23 @@ COLUMNS = {
 }
 
 
+def is_config(checkpoint: str) -> bool:
+    """Return whether a config of anomalib's command line is meant."""
+    return Path(checkpoint).suffix in {".yaml", ".yml"}
+
+
 def is_trained(checkpoint: str) -> bool:
     """Return whether a checkpoint is meant; ``tiny`` is treated as one, so that all of the script is tried."""
-    return checkpoint == "tiny" or checkpoint not in NOT_CHECKPOINTS
+    return checkpoint == "tiny" or not (checkpoint in NOT_CHECKPOINTS or is_config(checkpoint))
+
+
+def from_config(name: str, path: Path, parameters: dict[str, Any]) -> AnomalibModule:
+    """Make the model that a config describes, with other parameters; as the command line does."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
+    config["init_args"] = {**config.get("init_args", {}), **parameters, "visualizer": False}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(getattr(anomalib.models, name), "model")
+    return parser.instantiate_classes(parser.parse_object({"model": config})).model
 
 
 def load_model(name: str, checkpoint: str, passes: int | None) -> AnomalibModule:
@@ -80,6 +97,9 @@ def load_model(name: str, checkpoint: str, passes: int | None) -> AnomalibModule
             pre_processor = model_class.configure_pre_processor((side, side))
             parameters |= {**SUBJECTS[name].networks[checkpoint], "pre_processor": pre_processor}
         model = model_class(visualizer=False, **parameters)
+    elif is_config(checkpoint):
+        torch.manual_seed(0)
+        model = from_config(name, Path(checkpoint), parameters)
     else:
         model = model_class.load_from_checkpoint(checkpoint, map_location="cpu", **parameters)
     model.post_processor = None
@@ -235,7 +255,12 @@ def read_images(data: AnomalibDataModule, size: tuple[int, int]) -> list[ImageBa
 def main() -> None:
     """Export each checkpoint in every way, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="CLASS=CHECKPOINT", help="or CLASS=full, CLASS=untrained")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="CLASS=CHECKPOINT",
+        help="or CLASS=full, CLASS=CONFIG.yaml, CLASS=untrained",
+    )
     parser.add_argument("--root", type=Path, help="folder in MVTec AD's layout; the demo surface by default")
     parser.add_argument("--category", default="brick")
     parser.add_argument("--passes", type=int, nargs="+", default=[], help="num_inference_steps, of models that have it")
@@ -288,7 +313,8 @@ def main() -> None:
                 accuracies = compare_accuracy(ready, batches if is_trained(checkpoint) else [])
                 images = torch.cat([part.image for part in batches])
                 for batch in sizes:
-                    label = {"model": name, "passes": passes, "pixels": [height, width]}
+                    label = {"model": name, "weights": Path(checkpoint).name, "passes": passes}
+                    label |= {"pixels": [height, width]}
                     label |= {"trained": is_trained(checkpoint)}
                     chosen = images[:batch].contiguous().numpy()
                     rows += [label | row for row in compare(loads, ready, accuracies, chosen, options)]
@@ -304,7 +330,7 @@ def show(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     for row in rows:
         passes = "" if row["passes"] is None else f", {row['passes']} passes"
         numbers = ["" if row[name] is None else f"{row[name]:.4g}" for name in COLUMNS]
-        lines.append([f"{row['model']}{passes}, batch {row['batch']}: {row['format']}", *numbers])
+        lines.append([f"{row['model']}={row['weights']}{passes}, batch {row['batch']}: {row['format']}", *numbers])
     record.show(title, ["", *COLUMNS.values()], lines, [f"Written to {path}"])
 
 

@@ -179,10 +179,16 @@ def test_trains_and_its_checkpoint_needs_no_weights(tiny, surface, surface_root,
     engine(tmp_path, max_epochs=2).fit(tiny(**parameters), datamodule=surface, ckpt_path=first.best_model_path)
 
 
-def test_tiles_and_compilation(inputs):
+@pytest.mark.parametrize("memory_size", [0, 8])
+def test_tiles_and_compilation(inputs, memory_size):
     torch.manual_seed(0)
-    model = part(TransFusionModel, **NETWORK, timesteps=4, precision="single", backbone=BACKBONE, patch_size=2).eval()
+    parameters = {"backbone": BACKBONE, "patch_size": 2, "memory_size": memory_size}
+    model = part(TransFusionModel, **NETWORK, timesteps=4, precision="single", **parameters).eval()
     images = (inputs[0] + 1) / 2
+    if memory_size:
+        with torch.no_grad():
+            vectors = model.network.features.embed(inputs[0].roll(5, 3)).permute(0, 2, 3, 1).flatten(0, 2)
+        model.network.features.memory.fill(vectors.repeat(10, 1), vectors + 0.1, lambda _, count: list(range(count)))
     whole = model(images[:, :, :16, :16]).anomaly_map
     model.tiler = Tiler(16, 16)
     process = model.reverse_process(images)

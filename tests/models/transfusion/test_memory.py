@@ -6,6 +6,7 @@
 import numpy as np
 import pytest
 import torch
+from anomalib.callbacks import TilerConfigurationCallback
 from anomalib.engine import Engine
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
@@ -179,6 +180,27 @@ def test_held_out_vectors_stay_held_out():
     assert not torch.equal(first[0][2], first[1][2])
 
 
+def test_of_tiles_where_the_network_sees_tiles(tiny, surface, tmp_path):
+    """At the border of a tile features are others than in the whole image, and those of tiles are compared."""
+    model = with_weights(tiny((64, 64), **PARAMETERS))
+    tiles = TilerConfigurationCallback(enable=True, tile_size=32, stride=32)
+    engine(tmp_path, max_epochs=-1, max_steps=1, limit_val_batches=0, callbacks=[tiles]).fit(model, datamodule=surface)
+    features = model.model.network.features
+    images = torch.stack([model.pre_processor.transform(item.image) for item in surface.train_data])
+    whole = 2 * images - 1
+    of_tiles = torch.cat([whole[:, :, row : row + 32, column : column + 32] for row in (0, 32) for column in (0, 32)])
+
+    def distances(seen):
+        with torch.no_grad():
+            vectors = features.embed(seen).permute(0, 2, 3, 1).flatten(0, 2)
+        # Without the matrix product, in which small distances are lost.
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(features.memory.vectors, features.memory.normalized(vectors), compute_mode=mode).amin(dim=1)
+
+    assert distances(of_tiles).max() < 1e-3
+    assert distances(whole).max() > 0.1
+
+
 def test_its_choice_leaves_no_trace(tiny, surface, tmp_path):
     """Batches and anomalies are those of a training without a memory."""
     seen = []
@@ -206,14 +228,15 @@ def test_checkpoints_of_others_are_refused(tiny, trained, present, message):
         tiny(**present).on_load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("size", [(32, 32)])
-def test_exports(tmp_path, tiny, surface, size):
+@pytest.mark.parametrize("passes", [None, 1])
+def test_exports(tmp_path, tiny, surface, passes):
     """ONNX and OpenVINO give the maps of PyTorch, as a loop over the timesteps and with one."""
     onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
-    model = with_weights(tiny(**PARAMETERS))
-    engine(tmp_path).fit(model, datamodule=surface)
+    model = with_weights(tiny(**PARAMETERS, num_inference_steps=passes, patch_size=1 if passes is None else 2))
+    engine(tmp_path, max_epochs=-1, max_steps=1, limit_val_batches=0).fit(model, datamodule=surface)
     model.post_processor = None
     model.eval()
+    size = (32, 32)
     images = torch.rand(2, 3, *size)
     wanted = model(images)
     path = model.to_openvino(tmp_path, input_size=size)

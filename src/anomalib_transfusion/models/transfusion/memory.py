@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from anomalib.data.utils.tiler import Tiler
 from anomalib.deploy import CompressionType
 from lightning.pytorch import LightningModule
 
@@ -22,6 +23,7 @@ __all__ = ["FillsMemory", "covering"]
 
 logger = logging.getLogger(__name__)
 
+IMAGES_AT_A_TIME = 8
 # Beyond these, no more images are looked at.
 MOST_IMAGES = 1000
 # For each vector that is kept, so many random ones and so many of the rarest of each image are there to choose from.
@@ -86,9 +88,12 @@ class FillsMemory(LightningModule):
         positions = spread(range(len(dataset)), MOST_IMAGES)
 
         each = math.ceil(memory.size / len(positions))
+        tiler = self.model.tiler
 
         def vectors_of_images() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-            return self._vectors(features, prepared_images(self, dataset, positions))
+            # All tiles of an image are one batch.
+            images = prepared_images(self, dataset, positions, batch_size=1 if tiler else IMAGES_AT_A_TIME)
+            return self._vectors(features, images, tiler)
 
         found = [
             (vectors[candidates[: RANDOM_FOR_EACH * each]], vectors[held_out[:each]])
@@ -108,15 +113,18 @@ class FillsMemory(LightningModule):
     def _vectors(
         features: BackboneFeatures,
         batches: Iterator[torch.Tensor],
+        tiler: Tiler | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield the vectors of every image, ``(N, C)``, and indices: those to choose from and those held out.
 
-        Both are in random order, which is the same each time.
+        Both are in random order, which is the same each time. With a tiler, batches are of one image, and the vectors
+        those of its tiles: at their borders features are others than in the whole image.
         """
         generator = torch.Generator().manual_seed(0)
         for images in batches:
-            for embedded in features.embed(2 * images.to(features.memory_projection.weight.dtype) - 1):
-                vectors = embedded.flatten(1).T
+            seen = (images if tiler is None else tiler.tile(images)).to(features.memory_projection.weight.dtype)
+            for embedded in features.embed(2 * seen - 1).chunk(len(images)):
+                vectors = embedded.permute(0, 2, 3, 1).flatten(0, 2)
                 order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
                 number = math.ceil(len(vectors) / HELD_OUT)
                 yield vectors, order[number:], order[:number]
