@@ -23,6 +23,21 @@ def test_the_base_is_the_fast_recipe():
     assert base.data["init_args"]["train_batch_size"] == fast["data"]["init_args"]["train_batch_size"]
 
 
+def test_the_fast_recipe_of_minutes_is_the_config():
+    """But for the textures, which are a folder's there, and the spelling of the resize."""
+    fast = yaml.safe_load((ROOT / "configs/fast.yaml").read_text(encoding="utf-8"))
+    [row] = [row for row in read("minutes")[-1] if row.name == "TransFusion, fast"]
+    expected, given = fast["model"]["init_args"], row.model["init_args"]
+    own = {name: value for name, value in expected.items() if name not in {"pre_processor", "texture_source"}}
+    assert {name: given[name] for name in own} == own
+    [height, width] = expected["pre_processor"]["init_args"]["image_size"]
+    assert given["pre_processor"]["init_args"]["transform"]["init_args"]["size"] == [height, width]
+    assert given.keys() - own.keys() == {"dtd_dir", "precision", "channel_multipliers", "patch_size", "pre_processor"}
+    assert given["patch_size"] == 1
+    assert row.trainer["gradient_clip_val"] == fast["trainer"]["gradient_clip_val"]
+    assert row.data["init_args"]["train_batch_size"] == fast["data"]["init_args"]["train_batch_size"]
+
+
 def test_each_change_is_one():
     """Of one parameter, or of those that only go together; the base's weights are tested, not trained."""
     together = [{"memory_size", "backbone", "backbone_layers"}, {"learning_rate", "qk_norm"}]

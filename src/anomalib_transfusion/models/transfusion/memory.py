@@ -86,7 +86,6 @@ class FillsMemory(LightningModule):
             )
             raise ValueError(msg)
         positions = spread(range(len(dataset)), MOST_IMAGES)
-
         each = math.ceil(memory.size / len(positions))
         tiler = self.model.tiler
 
@@ -104,8 +103,9 @@ class FillsMemory(LightningModule):
         typical.fill(random, others, covering)
         rarest = []
         for vectors, candidates, _ in vectors_of_images():
-            number = min(RAREST_FOR_EACH * each, len(candidates))
-            rarest.append(vectors[candidates[typical.distances(vectors[candidates]).topk(number).indices]])
+            rest = vectors[candidates[RANDOM_FOR_EACH * each :]]
+            number = min(RAREST_FOR_EACH * each, len(rest))
+            rarest.append(rest[typical.distances(rest).topk(number).indices])
         number = memory.fill(random, others, covering, torch.cat(rarest))
         logger.info("The memory has %d feature vectors of %d training images.", number, len(positions))
 
