@@ -60,7 +60,8 @@ bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 	$(BIN)/python benchmarks/training_step.py --model $(MODEL) --size $(SIZE)
 	$(BIN)/python benchmarks/inference.py --model $(MODEL) --size $(SIZE)
 	$(BIN)/python benchmarks/stages.py --model $(MODEL) --size $(SIZE)
-	$(BIN)/python benchmarks/exported.py $(MODEL)=$(SIZE) --passes 1 --name exported-$(MODEL)-$(SIZE)
+	$(BIN)/python benchmarks/exported.py $(MODEL)=$(SIZE) TransFusion=configs/fast.yaml EfficientAd=untrained \
+		--passes 1 $(if $(filter full,$(SIZE)),,19) --name exported-$(MODEL)-$(SIZE)
 
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --datasets $(DATASETS) $(ARGUMENTS)

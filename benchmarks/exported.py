@@ -282,6 +282,10 @@ def main() -> None:
         parser.error(f"{wrong[0]!r} is no model of anomalib's. Write CLASS=CHECKPOINT, as TransFusion=model.ckpt.")
     if wrong := [name for name, checkpoint in given if checkpoint in IMAGE_SIZES and name not in SUBJECTS]:
         parser.error(f"{wrong[0]} has no sizes here. Write {wrong[0]}=CHECKPOINT, or {wrong[0]}=untrained.")
+    if wrong := [file for _, file in given if file not in NOT_CHECKPOINTS and not Path(file).is_file()]:
+        parser.error(
+            f"There is no file {wrong[0]!r}; expected a checkpoint, a config, or one of {sorted(NOT_CHECKPOINTS)}."
+        )
 
     device = torch.device("cpu")
     path = record.result_path(options.output, f"{options.name}-{options.category}", device)

