@@ -284,7 +284,7 @@ def main() -> None:
         parser.error(f"{wrong[0]} has no sizes here. Write {wrong[0]}=CHECKPOINT, or {wrong[0]}=untrained.")
     if wrong := [file for _, file in given if file not in NOT_CHECKPOINTS and not Path(file).is_file()]:
         parser.error(
-            f"There is no file {wrong[0]!r}; expected a checkpoint, a config, or one of {sorted(NOT_CHECKPOINTS)}."
+            f"There is no file {wrong[0]!r}; expected a checkpoint, a config, or one of {sorted(NOT_CHECKPOINTS)}.",
         )
 
     device = torch.device("cpu")
