@@ -215,6 +215,7 @@ def test_evaluates_in_other_precisions(inputs, dtype):
     [
         ({"backbone": BACKBONE}, {}, f"trained with backbone={BACKBONE}, but this model has backbone=None"),
         ({}, {"backbone": BACKBONE}, f"trained with backbone=None, but this model has backbone={BACKBONE}"),
+        ({"backbone": "resnet18"}, {"backbone": BACKBONE}, f"with backbone=resnet18, but .* backbone={BACKBONE}"),
         ({}, {"patch_size": 2}, "trained with patch_size=1, but this model has patch_size=2"),
         ({}, {"qk_norm": True}, "trained with qk_norm=False, but this model has qk_norm=True"),
         (
