@@ -90,15 +90,14 @@ def load_model(name: str, checkpoint: str, passes: int | None) -> AnomalibModule
     """Read a checkpoint of any model, or make a network that was not trained."""
     parameters: dict[str, Any] = {} if passes is None else {"num_inference_steps": passes}
     model_class = getattr(anomalib.models, name)
+    torch.manual_seed(0)
     if checkpoint in NOT_CHECKPOINTS:
-        torch.manual_seed(0)
         if checkpoint != UNTRAINED:
             side = IMAGE_SIZES[checkpoint]
             pre_processor = model_class.configure_pre_processor((side, side))
             parameters |= {**SUBJECTS[name].networks[checkpoint], "pre_processor": pre_processor}
         model = model_class(visualizer=False, **parameters)
     elif is_config(checkpoint):
-        torch.manual_seed(0)
         model = from_config(name, Path(checkpoint), parameters)
     else:
         model = model_class.load_from_checkpoint(checkpoint, map_location="cpu", **parameters)
@@ -317,9 +316,8 @@ def main() -> None:
                 accuracies = compare_accuracy(ready, batches if is_trained(checkpoint) else [])
                 images = torch.cat([part.image for part in batches])
                 for batch in sizes:
-                    label = {"model": name, "weights": Path(checkpoint).name, "passes": passes}
-                    label |= {"pixels": [height, width]}
-                    label |= {"trained": is_trained(checkpoint)}
+                    label = {"model": name, "weights": Path(checkpoint).name, "trained": is_trained(checkpoint)}
+                    label |= {"passes": passes, "pixels": [height, width]}
                     chosen = images[:batch].contiguous().numpy()
                     rows += [label | row for row in compare(loads, ready, accuracies, chosen, options)]
                     record.write(path, result)

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_transfusion.networks.acceleration import in_parts, items_at_a_time
 
-__all__ = ["LARGEST_SHARE", "FeatureMemory"]
+__all__ = ["FeatureMemory", "largest_size"]
 
 # Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
 POOLING = 3
@@ -111,7 +111,7 @@ class FeatureMemory(nn.Module):
         self.channel_mean.copy_(pool.mean(dim=0))
         self.channel_deviation.copy_(pool.std(dim=0).clamp(min=SMALLEST_DEVIATION))
         normalized = self.normalized(pool if rare is None else torch.cat([pool, rare]))
-        number = max(1, min(self.size, int(LARGEST_SHARE * len(normalized))))
+        number = min(self.size, largest_size(len(normalized)))
         kept = normalized[list(choose(normalized, number))]
         self.vectors.copy_(kept.repeat(-(-self.size // len(kept)), 1)[: self.size])
         distances = self.distances(others.to(self.vectors.dtype))
@@ -132,3 +132,8 @@ class FeatureMemory(nn.Module):
         # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
         rest = [torch.addmm(squares, part, kept.T, alpha=-2).amin(dim=1) for (part,) in parts]
         return (given.square().sum(dim=1) + torch.cat(rest)).clamp(min=0).sqrt()
+
+
+def largest_size(number: int) -> int:
+    """Return how many of a number of vectors a memory keeps at most, at least one."""
+    return max(1, int(LARGEST_SHARE * number))

@@ -12,7 +12,7 @@ from anomalib.data.utils.tiler import Tiler
 from anomalib.deploy import CompressionType
 from lightning.pytorch import LightningModule
 
-from anomalib_transfusion.networks.memory import LARGEST_SHARE, FeatureMemory
+from anomalib_transfusion.networks.memory import FeatureMemory, largest_size
 from anomalib_transfusion.training.normal_images import prepared_images, spread, training_dataset
 from anomalib_transfusion.training.numerics import seeded
 
@@ -23,7 +23,6 @@ __all__ = ["FillsMemory", "covering"]
 
 logger = logging.getLogger(__name__)
 
-IMAGES_AT_A_TIME = 8
 # Beyond these, no more images are looked at.
 MOST_IMAGES = 1000
 # For each vector that is kept, so many random ones and so many of the rarest of each image are there to choose from.
@@ -87,19 +86,16 @@ class FillsMemory(LightningModule):
             raise ValueError(msg)
         positions = spread(range(len(dataset)), MOST_IMAGES)
         each = math.ceil(memory.size / len(positions))
-        tiler = self.model.tiler
 
         def vectors_of_images() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-            # All tiles of an image are one batch.
-            images = prepared_images(self, dataset, positions, batch_size=1 if tiler else IMAGES_AT_A_TIME)
-            return self._vectors(features, images, tiler)
+            return self._vectors(features, prepared_images(self, dataset, positions), self.model.tiler)
 
         found = [
             (vectors[candidates[: RANDOM_FOR_EACH * each]], vectors[held_out[:each]])
             for vectors, candidates, held_out in vectors_of_images()
         ]
         random, others = (torch.cat(parts) for parts in zip(*found, strict=True))
-        typical = FeatureMemory(max(1, int(LARGEST_SHARE * len(random))), random.shape[1:]).to(random)
+        typical = FeatureMemory(largest_size(len(random)), random.shape[1:]).to(random)
         typical.fill(random, others, covering)
         rarest = []
         for vectors, candidates, _ in vectors_of_images():
@@ -117,13 +113,17 @@ class FillsMemory(LightningModule):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield the vectors of every image, ``(N, C)``, and indices: those to choose from and those held out.
 
-        Both are in random order, which is the same each time. With a tiler, batches are of one image, and the vectors
-        those of its tiles: at their borders features are others than in the whole image.
+        Both are in random order, which is the same each time. With a tiler, the vectors of an image are those of its
+        tiles: at their borders features are others than in the whole image.
         """
         generator = torch.Generator().manual_seed(0)
+        dtype = features.memory_projection.weight.dtype
         for images in batches:
-            seen = (images if tiler is None else tiler.tile(images)).to(features.memory_projection.weight.dtype)
-            for embedded in features.embed(2 * seen - 1).chunk(len(images)):
+            if tiler is None:
+                parts = features.embed(2 * images.to(dtype) - 1).split(1)
+            else:
+                parts = [features.embed(2 * tiler.tile(image).to(dtype) - 1) for image in images.split(1)]
+            for embedded in parts:
                 vectors = embedded.permute(0, 2, 3, 1).flatten(0, 2)
                 order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
                 number = math.ceil(len(vectors) / HELD_OUT)
