@@ -66,7 +66,7 @@ bench: $(READY)  ## times, memory and ratios on this machine, into results/bench
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## all that needs a GPU, in MINUTES; GPU_PYTHON=... takes another interpreter
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --datasets $(DATASETS) $(ARGUMENTS)
 
-quality: $(READY)  ## detection quality on a real category, beside Draem and Patchcore, in MINUTES
+quality: $(READY)  ## detection quality on a real category, the fast recipe, Draem and Patchcore beside it, in MINUTES
 	$(BIN)/anomalib benchmark --config configs/benchmark/quality.yaml \
 		--set datasets=$(DATASETS) category=$(CATEGORY) minutes=$(MINUTES) $(ARGUMENTS)
 

@@ -25,8 +25,7 @@ def test_the_base_is_the_fast_recipe():
 
 def test_the_fast_recipe_of_minutes_is_the_config():
     """But for the textures, which are a folder's there, and the spelling of the resize."""
-    fast = yaml.safe_load((ROOT / "configs/fast.yaml").read_text(encoding="utf-8"))
-    [row] = [row for row in read("minutes")[-1] if row.name == "TransFusion, fast"]
+    fast, row = fast_and_row("minutes")
     expected, given = fast["model"]["init_args"], row.model["init_args"]
     own = {name: value for name, value in expected.items() if name not in {"pre_processor", "texture_source"}}
     assert {name: given[name] for name in own} == own
@@ -36,6 +35,25 @@ def test_the_fast_recipe_of_minutes_is_the_config():
     assert given["patch_size"] == 1
     assert row.trainer["gradient_clip_val"] == fast["trainer"]["gradient_clip_val"]
     assert row.data["init_args"]["train_batch_size"] == fast["data"]["init_args"]["train_batch_size"]
+
+
+def test_the_fast_recipe_of_quality_is_the_config():
+    """But for the textures; at 256 pixels, in patches and with a larger memory."""
+    fast, row = fast_and_row("quality", "image_size=128", "patch_size=1", "memory_size=2000")
+    expected, given = fast["model"]["init_args"], row.model["init_args"]
+    own = {name: value for name, value in expected.items() if name != "texture_source"}
+    assert {name: given[name] for name in own} == own
+    assert given.keys() - own.keys() == {"dtd_dir", "precision", "channel_multipliers", "patch_size"}
+    assert row.trainer["gradient_clip_val"] == fast["trainer"]["gradient_clip_val"]
+    _, large = fast_and_row("quality")
+    assert (large.model["init_args"]["patch_size"], large.model["init_args"]["memory_size"]) == (2, 4000)
+
+
+def fast_and_row(name, *variables):
+    """Return the content of `configs/fast.yaml`, and the row of a benchmark that trains by it."""
+    fast = yaml.safe_load((ROOT / "configs/fast.yaml").read_text(encoding="utf-8"))
+    [row] = [row for row in read(name, *variables)[-1] if row.name == "TransFusion, fast"]
+    return fast, row
 
 
 def test_each_change_is_one():

@@ -50,14 +50,21 @@ def test_distances(random, monkeypatch, at_a_time):
 
 
 def test_neighborhoods(random):
-    """The mean of the 3x3 positions around each that are inside, and the finest map's resolution."""
-    fine = random.normal(size=(1, 1, 4, 5))
-    found = FeatureMemory.embed([tensor(fine), tensor(np.full((1, 2, 2, 2), 7.0))])
+    """The finest map as it is, and of the others the mean of the 3x3 positions around each that are inside."""
+    fine, coarse = random.normal(size=(1, 2, 4, 5)), random.normal(size=(1, 1, 4, 5))
+    found = FeatureMemory.embed([tensor(fine), tensor(coarse)])
+    torch.testing.assert_close(found[:, :2], tensor(fine))
     for row in range(4):
         for column in range(5):
-            around = fine[0, 0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-            assert found[0, 0, row, column].item() == pytest.approx(around.mean(), abs=1e-5)
-    torch.testing.assert_close(found[:, 1:], torch.full((1, 2, 4, 5), 7.0))
+            around = coarse[0, 0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            assert found[0, 2, row, column].item() == pytest.approx(around.mean(), abs=1e-5)
+
+
+def test_resolution_of_the_finest(random):
+    """Coarser maps are enlarged to the resolution of the finest."""
+    fine = random.normal(size=(1, 1, 4, 6))
+    found = FeatureMemory.embed([tensor(fine), tensor(np.full((1, 2, 2, 3), 7.0))])
+    torch.testing.assert_close(found[:, 1:], torch.full((1, 2, 4, 6), 7.0))
 
 
 def test_as_patchcore(random):

@@ -14,6 +14,7 @@ from anomalib_transfusion.networks.acceleration import in_parts, items_at_a_time
 __all__ = ["FeatureMemory", "largest_size"]
 
 # Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
+# The finest map is taken as it is, unlike there: means hide defects of its size (results/quality/README.md).
 POOLING = 3
 LARGEST_SHARE = 0.1
 # Distances computed at a time on a CPU. In single precision they take half of the memory from which on glibc gives it
@@ -57,7 +58,7 @@ class FeatureMemory(nn.Module):
 
     @staticmethod
     def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Join the neighborhood means of feature maps at the resolution of the first, the finest.
+        """Join the finest feature map and the neighborhood means of the others, at the resolution of the finest.
 
         Args:
             maps: Feature maps ``(B, C_i, h_i, w_i)``, the finest first.
@@ -65,10 +66,13 @@ class FeatureMemory(nn.Module):
         Returns:
             Vectors, ``(B, C, h, w)``.
         """
-        pooled = [F.avg_pool2d(part, POOLING, stride=1, padding=POOLING // 2, count_include_pad=False) for part in maps]
-        size = pooled[0].shape[-2:]
-        rest = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in pooled[1:]]
-        return torch.cat([pooled[0], *rest], dim=1)
+        finest, *coarser = maps
+        means = [
+            F.avg_pool2d(part, POOLING, stride=1, padding=POOLING // 2, count_include_pad=False) for part in coarser
+        ]
+        size = finest.shape[-2:]
+        rest = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in means]
+        return torch.cat([finest, *rest], dim=1)
 
     @torch.no_grad()
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
