@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.callbacks import TilerConfigurationCallback
+from anomalib.deploy import CompressionType, TorchInferencer
 from anomalib.engine import Engine
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
@@ -245,3 +246,34 @@ def test_exports(tmp_path, tiny, surface, passes):
     [onnx_map] = session.run(["anomaly_map"], {session.get_inputs()[0].name: images.numpy()})
     for found in (compiled(images.numpy())["anomaly_map"], onnx_map):
         torch.testing.assert_close(torch.from_numpy(found), wanted.anomaly_map, rtol=0, atol=1e-3)
+
+
+@pytest.fixture
+def fitted(tmp_path, tiny, surface):
+    """Return a model of one pass after a step of training and a validation."""
+    model = with_weights(tiny(**PARAMETERS, num_inference_steps=1))
+    engine(tmp_path, max_epochs=-1, max_steps=1).fit(model, datamodule=surface)
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("compression", "atol"), [(CompressionType.FP16, 5e-3), (CompressionType.INT8, 3e-2)])
+def test_compressed_exports(tmp_path, fitted, surface, compression, atol):
+    """The vectors that are compared with are kept well enough in 16 and in 8 bits."""
+    openvino = pytest.importorskip("openvino")
+    images = next(iter(surface.test_dataloader())).image
+    images = F.interpolate(images, fitted.input_size)
+    wanted = fitted(images)
+    path = fitted.to_openvino(tmp_path, input_size=fitted.input_size, compression_type=compression)
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = torch.from_numpy(compiled(images.numpy())["anomaly_map"])
+    torch.testing.assert_close(found, wanted.anomaly_map, rtol=0, atol=atol)
+
+
+@pytest.mark.slow
+def test_torch_export(tmp_path, fitted, monkeypatch):
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    image = torch.rand(3, *fitted.input_size)
+    wanted = fitted(image[None])
+    given = TorchInferencer(fitted.to_torch(tmp_path), device="cpu").predict(image)
+    torch.testing.assert_close(given.anomaly_map, wanted.anomaly_map[0], rtol=0, atol=1e-4)
