@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.data.utils.tiler import Tiler
+from anomalib.deploy import CompressionType
 from message_table import Message, in_module
 
 from anomalib_transfusion import TransFusion, TransFusionModel
@@ -44,6 +45,10 @@ def export_with_tiles(tiny, tmp_path):
     model = tiny()
     model.model.tiler = Tiler(16, 16)
     model.to_onnx(tmp_path)
+
+
+def compared_without_labels(tiny, tmp_path):
+    tiny(post_processor=False).to_openvino(tmp_path, compression_type=CompressionType.INT8_ACQ)
 
 
 def exported_without_a_loop(tmp_path):
@@ -159,6 +164,8 @@ CHECKPOINTS = [
         "models/graph_export.py",
         Message("The model works on tiles", export_with_tiles, ValueError,
                 "tiles of 16x16 pixels", "cannot be exported to ONNX or OpenVINO", "Set model.model.tiler = None"),
+        Message("compression_type=INT8_ACQ compares predicted labels", compared_without_labels, ValueError,
+                "post_processor=False", "expected a post-processor", "Build the model with one, or use INT8_PTQ"),
     ),
     *in_module(
         "models/loop_export.py",

@@ -32,6 +32,7 @@ class GraphExport(ExportMixin):
     """Export mix-in for a model, which stays unchanged; it must come before :class:`AnomalibModule`."""
 
     model: Any
+    post_processor: Any
 
     def to_onnx(
         self,
@@ -116,9 +117,15 @@ class GraphExport(ExportMixin):
             Path: The OpenVINO model (``.xml``).
 
         Raises:
-            ValueError: If the model does not bear the compression.
+            ValueError: If the model does not bear the compression, or ``INT8_ACQ`` has no predicted labels.
         """
         self.check_compression(compression_type)
+        if compression_type == CompressionType.INT8_ACQ and self.post_processor is None:
+            msg = (
+                "compression_type=INT8_ACQ compares predicted labels, and post_processor=False gives none; expected a "
+                "post-processor. Build the model with one, or use INT8_PTQ."
+            )
+            raise ValueError(msg)
         size = input_size or getattr(self, "input_size", None)
         with as_before(self), resized(datamodule, size):  # type: ignore[arg-type]
             return super().to_openvino(
