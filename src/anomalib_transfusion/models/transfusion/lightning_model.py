@@ -137,7 +137,7 @@ class TransFusion(FillsMemory, ScheduledAdamWMixin, SyntheticAnomaliesMixin, Loo
         backbone: str | None = None,
         backbone_layers: Sequence[str] | None = None,
         memory_size: int = 0,
-        memory_weight: float = 0.25,
+        memory_weight: float = 0.5,
         **shared: Any,  # noqa: ANN401
     ) -> None:
         given = check_arguments(TransFusion.__init__, locals())
