@@ -13,8 +13,7 @@ from paths import ROOT
 
 
 def test_the_base_is_the_fast_recipe():
-    fast = yaml.safe_load((ROOT / "configs/fast.yaml").read_text(encoding="utf-8"))
-    base = read("recipe")[-1][0]
+    fast, base = fast_and_row("recipe", row="base")
     expected, given = fast["model"]["init_args"], base.model["init_args"]
     assert {name: given[name] for name in expected} == expected
     # The textures' folder and the precision are --set's; the widths are the default ones.
@@ -49,11 +48,11 @@ def test_the_fast_recipe_of_quality_is_the_config():
     assert (large.model["init_args"]["patch_size"], large.model["init_args"]["memory_size"]) == (2, 4000)
 
 
-def fast_and_row(name, *variables):
+def fast_and_row(benchmark, *variables, row="TransFusion, fast"):
     """Return the content of `configs/fast.yaml`, and the row of a benchmark that trains by it."""
     fast = yaml.safe_load((ROOT / "configs/fast.yaml").read_text(encoding="utf-8"))
-    [row] = [row for row in read(name, *variables)[-1] if row.name == "TransFusion, fast"]
-    return fast, row
+    [found] = [each for each in read(benchmark, *variables)[-1] if each.name == row]
+    return fast, found
 
 
 def test_each_change_is_one():
