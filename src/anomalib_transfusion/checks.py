@@ -332,20 +332,23 @@ def check_odd(name: str, side: int, reason: str) -> None:
         raise ValueError(msg)
 
 
-def check_image_size(size: tuple[int, int], stride: int) -> None:
+def check_image_size(size: tuple[int, int], stride: int, parameters: Mapping[str, Any] | None = None) -> None:
     """Raise ValueError, naming the nearest valid sizes, if height or width is no multiple of the stride.
 
     Args:
         size: Height and width in pixels.
         stride: Number that both must be multiples of.
+        parameters: Parameters of the model that the stride follows from, for the message.
     """
     if all(side > 0 and side % stride == 0 for side in size):
         return
     smaller = tuple(max(side // stride * stride, stride) for side in size)
     larger = tuple(-(-side // stride) * stride for side in size)
     nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (smaller, larger)))
+    origin = ", ".join(f"{name}={value}" for name, value in (parameters or {}).items())
     msg = (
         f"An image of {size[0]}x{size[1]} pixels (height x width) does not fit the network: both sides must be "
-        f"multiples of {stride}. The nearest sizes are {nearest}; set one with the Resize of the pre-processor."
+        f"multiples of {stride}{f', which follows from {origin}' if origin else ''}. The nearest sizes are {nearest}; "
+        "set one with the Resize of the pre-processor."
     )
     raise ValueError(msg)

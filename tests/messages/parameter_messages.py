@@ -211,6 +211,9 @@ PARAMETERS = [
                 "previous_mask has shape (1, 3, 32, 32)", "expected (1, 1, 32, 32)", "Bring it into that shape"),
         Message("An image of {}x{} pixels", lambda tiny: tiny(image_size=(33, 32)), ValueError, "33x32 pixels",
                 "both sides must be multiples of 2", "nearest sizes are 32x32 or 34x32; set one with the Resize"),
+        Message("An image of {}x{} pixels", lambda tiny: tiny(patch_size=3), ValueError, "32x32 pixels",
+                "both sides must be multiples of 6, which follows from patch_size=3, channel_multipliers=",
+                "nearest sizes are 30x30 or 36x36; set one with the Resize"),
     ),
     *in_module(
         "checks.py",

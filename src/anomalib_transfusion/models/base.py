@@ -5,7 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -79,6 +79,8 @@ class DetectorMixin(  # type: ignore[misc]
     """
 
     model: Any
+    # Names of the parameters that the model's stride follows from.
+    stride_parameters: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -142,7 +144,8 @@ class DetectorMixin(  # type: ignore[misc]
         """Raise ValueError if the pre-processor normalizes, or its size is no multiple of the network's stride."""
         check_pre_processor(self.pre_processor, type(self).__name__)
         if self.input_size is not None:
-            check_image_size(self.input_size, self.model.stride)
+            origin = {name: self.hparams[name] for name in self.stride_parameters}
+            check_image_size(self.input_size, self.model.stride, origin)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Return callbacks for checks of image files, rare validation, pictures of training and the remaining time.

@@ -114,6 +114,7 @@ class DiffusionAD(SyntheticAnomaliesMixin, GraphExport, AnomalibModule):  # type
         "segmentation_width",
     )
     weights_prefix = "model.unet."
+    stride_parameters = ("channel_multipliers",)
     explanation = Explanation(ROW_NAMES, moments_of)
 
     def __init__(

@@ -33,7 +33,8 @@ class TransFusion(FillsMemory, ScheduledAdamWMixin, SyntheticAnomaliesMixin, Loo
     """TransFusion: a transparency-based diffusion model for anomaly detection (Fučka et al., ECCV 2024).
 
     The model learns from normal images with synthetic anomalies. At test time it makes anomalies transparent step by
-    step while it localizes them. Image sides must be multiples of ``2 ** (len(channel_multipliers) - 1)``.
+    step while it localizes them. Image sides must be multiples of
+    ``patch_size * 2 ** (len(channel_multipliers) - 1)``, and of the strides of ``backbone_layers``.
 
     Args:
         timesteps: Number of timesteps T of the diffusion process.
@@ -107,6 +108,7 @@ class TransFusion(FillsMemory, ScheduledAdamWMixin, SyntheticAnomaliesMixin, Loo
         "memory_size",
     )
     weights_prefix = "model.network."
+    stride_parameters = ("patch_size", "channel_multipliers", "backbone_layers")
     explanation = Explanation(ROW_NAMES, moments_of)
 
     def __init__(
