@@ -14,7 +14,7 @@ from anomalib_transfusion.networks.acceleration import in_parts, items_at_a_time
 __all__ = ["FeatureMemory", "largest_size"]
 
 # Side of the neighborhoods whose mean is taken, and the largest share of all vectors that is kept: those of PatchCore.
-# The finest map is taken as it is, unlike there: means hide defects of its size (results/quality/README.md).
+# The finest map is taken as it is, unlike there: means hide defects of its size (results/quality/fast-recipe.md).
 POOLING = 3
 LARGEST_SHARE = 0.1
 # Distances computed at a time on a CPU. In single precision they take half of the memory from which on glibc gives it

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MOST_IMAGES = 1000
 # For each vector that is kept, so many random ones and so many of the rarest of each image are there to choose from.
 # anomalib's PatchCore chooses from all, and the greedy choice takes rare ones first, which random ones hardly include
-# (results/quality/README.md).
+# (results/quality/fast-recipe.md).
 RANDOM_FOR_EACH = 2
 RAREST_FOR_EACH = 8
 # One of eleven vectors is not chosen from; the distances of these are what is normal.
