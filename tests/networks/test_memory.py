@@ -29,10 +29,19 @@ def filled(random, size=6, pool=80, others=30):
     return memory, pool, others
 
 
-def nearest(vectors, pool, kept):
-    """Distances by one loop over all pairs, of channels in deviations from the mean of the pool."""
-    mean, deviation = pool.mean(axis=0), pool.std(axis=0, ddof=1)
-    return np.array([min(np.sqrt((((a - b) / deviation) ** 2).sum()) for b in kept) for a in vectors]), mean
+def nearest(vectors, pool, kept, channels):
+    """Distances in some channels by one loop over all pairs, each channel in deviations of the pool."""
+    deviation = pool.std(axis=0, ddof=1)
+    return np.array([min(np.sqrt((((a - b) / deviation)[channels] ** 2).sum()) for b in kept) for a in vectors])
+
+
+def summed(vectors, others, pool, kept):
+    """Sums of the distances in all five channels, in the first three and in the last two, each in its deviations."""
+    parts = [
+        (nearest(vectors, pool, kept, channels), nearest(others, pool, kept, channels).std(ddof=1))
+        for channels in (slice(0, 5), slice(0, 3), slice(3, 5))
+    ]
+    return sum(found / deviation for found, deviation in parts)
 
 
 @pytest.mark.parametrize("at_a_time", [2**22, 7 * 6, 1])
@@ -40,11 +49,11 @@ def test_distances(random, monkeypatch, at_a_time):
     """Also where seven or a single vector are compared at a time."""
     monkeypatch.setattr(memory_module, "MOST_DISTANCES", at_a_time)
     memory, pool, others = filled(random)
-    normal, _ = nearest(others, pool, pool[:6])
+    normal = summed(others, others, pool, pool[:6])
     fine, coarse = random.normal(size=(2, 3, 4, 6)), random.normal(size=(2, 2, 2, 3))
     found = memory([tensor(fine), tensor(coarse)])
     vectors = memory.embed([tensor(fine), tensor(coarse)]).permute(0, 2, 3, 1).reshape(-1, 5).numpy()
-    expected = (nearest(vectors, pool, pool[:6])[0] - normal.mean()) / normal.std(ddof=1)
+    expected = (summed(vectors, others, pool, pool[:6]) - normal.mean()) / normal.std(ddof=1)
     np.testing.assert_allclose(found.flatten(), expected, rtol=1e-3, atol=1e-3)
     assert found.shape == (2, 1, 4, 6)
 
@@ -77,6 +86,7 @@ def test_as_patchcore(random):
     query = memory.embed([tensor(vectors)]).permute(0, 2, 3, 1).reshape(-1, 5)
     expected = PatchcoreModel.euclidean_dist(query, tensor(pool[:40])).min(dim=1).values
     found = memory([tensor(vectors)]).flatten() * memory.distance_deviation + memory.distance_mean
+    found *= memory.part_deviations
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -1,9 +1,10 @@
 # Copyright (C) 2026 anomalib-transfusion contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Distance of features to those of normal images, as in PatchCore (Roth et al. 2022)."""
+"""Distances of features to those of normal images, after PatchCore (Roth et al. 2022)."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import nn
@@ -17,9 +18,8 @@ __all__ = ["FeatureMemory", "largest_size"]
 # The finest map is taken as it is, unlike there: means hide defects of its size (results/quality/fast-recipe.md).
 POOLING = 3
 LARGEST_SHARE = 0.1
-# Distances computed at a time on a CPU. In single precision they take half of the memory from which on glibc gives it
-# back to the system after each use, which costs nearly half of the arithmetic's time.
-MOST_DISTANCES = 2**22
+# Distances of each feature map computed at a time on a CPU: 2 MiB in single precision, which stay in its caches.
+MOST_DISTANCES = 2**19
 # Below the deviation of any channel or distance.
 SMALLEST_DEVIATION = 1e-6
 
@@ -27,26 +27,31 @@ SMALLEST_DEVIATION = 1e-6
 class FeatureMemory(nn.Module):
     """Feature vectors of normal images, and the distance of others to the nearest of them.
 
-    It is empty until :meth:`fill`; nothing in it is trained by gradients.
+    Where there are several feature maps, the distance in all channels, which PatchCore has, and those in the channels
+    of each map alone are summed, each in its deviations: a small defect is far from all normal ones in the finest map,
+    and hardly in all channels. The memory is empty until :meth:`fill`; nothing in it is trained by gradients.
 
     Args:
         size: Number K of vectors.
-        channels: Channels of each feature map; the vectors have their sum C.
+        channels: Channels C_i of each feature map, the finest first; the vectors have their sum C.
     """
 
     vectors: torch.Tensor
     channel_mean: torch.Tensor
     channel_deviation: torch.Tensor
+    part_deviations: torch.Tensor
     distance_mean: torch.Tensor
     distance_deviation: torch.Tensor
     filled: torch.Tensor
 
     def __init__(self, size: int, channels: Sequence[int]) -> None:
         super().__init__()
+        self.channels = list(channels)
         width = sum(channels)
         self.register_buffer("vectors", torch.zeros(size, width))
         self.register_buffer("channel_mean", torch.zeros(width))
         self.register_buffer("channel_deviation", torch.ones(width))
+        self.register_buffer("part_deviations", torch.ones(len(channels) + 1 if len(channels) > 1 else 1))
         self.register_buffer("distance_mean", torch.zeros(()))
         self.register_buffer("distance_deviation", torch.ones(()))
         self.register_buffer("filled", torch.tensor(data=False))
@@ -82,14 +87,14 @@ class FeatureMemory(nn.Module):
             maps: Feature maps ``(B, C_i, h_i, w_i)``, the finest first.
 
         Returns:
-            Distances in deviations from the mean of normal images, ``(B, 1, h, w)``.
+            Sums of the distances in deviations from the mean of normal images, ``(B, 1, h, w)``.
         """
         # In 16 bits, the squares of the distances would be lost in those of the vectors.
         with torch.autocast(maps[0].device.type, enabled=False):
             dtype = torch.promote_types(self.vectors.dtype, torch.float32)
             embedded = self.embed([part.to(dtype) for part in maps])
             batch, channels, height, width = embedded.shape
-            distances = self.distances(embedded.permute(0, 2, 3, 1).reshape(-1, channels))
+            distances = self._sum(self.distances(embedded.permute(0, 2, 3, 1).reshape(-1, channels)))
             distances = distances.view(batch, 1, height, width).to(maps[0].dtype)
         return (distances - self.distance_mean) / self.distance_deviation.clamp(min=SMALLEST_DEVIATION)
 
@@ -118,7 +123,9 @@ class FeatureMemory(nn.Module):
         number = min(self.size, largest_size(len(normalized)))
         kept = normalized[list(choose(normalized, number))]
         self.vectors.copy_(kept.repeat(-(-self.size // len(kept)), 1)[: self.size])
-        distances = self.distances(others.to(self.vectors.dtype))
+        parts = self.distances(others.to(self.vectors.dtype))
+        self.part_deviations.copy_(parts.std(dim=1).clamp(min=SMALLEST_DEVIATION))
+        distances = self._sum(parts)
         self.distance_mean.copy_(distances.mean())
         self.distance_deviation.copy_(distances.std())
         self.filled.fill_(value=True)
@@ -129,13 +136,36 @@ class FeatureMemory(nn.Module):
         return (vectors - self.channel_mean.to(vectors.dtype)) / self.channel_deviation.to(vectors.dtype)
 
     def distances(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the distance of each vector ``(N, C)`` to the nearest kept one, in deviations, ``(N,)``."""
+        """Return the distances of vectors to the nearest kept ones, in deviations of the channels.
+
+        Args:
+            vectors: Vectors, ``(N, C)``.
+
+        Returns:
+            Distances in all channels, ``(1, N)``, and where there are several feature maps in those of each,
+            ``(1 + maps, N)``.
+        """
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
-        parts = in_parts(items_at_a_time(given, MOST_DISTANCES // self.size), given)
-        squares = kept.square().sum(dim=1)
-        # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
-        rest = [torch.addmm(squares, part, kept.T, alpha=-2).amin(dim=1) for (part,) in parts]
-        return (given.square().sum(dim=1) + torch.cat(rest)).clamp(min=0).sqrt()
+        compared = list(zip(given.split(self.channels, dim=1), kept.split(self.channels, dim=1), strict=True))
+        own = [part.square().sum(dim=1) for part, _ in compared]
+        others = [part.square().sum(dim=1) for _, part in compared]
+        found = []
+        for chunk in in_parts(items_at_a_time(given, MOST_DISTANCES // self.size), *(part for part, _ in compared)):
+            # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
+            squares = [
+                torch.addmm(other, part, kept_part.T, alpha=-2)
+                for part, other, (_, kept_part) in zip(chunk, others, compared, strict=True)
+            ]
+            alone = [part.amin(dim=1) for part in squares]
+            # In place: new matrices of this size take longer than the sum.
+            joint = reduce(torch.Tensor.add_, squares).amin(dim=1)
+            found.append(torch.stack([joint, *alone] if len(alone) > 1 else alone))
+        all_own = torch.stack([torch.stack(own).sum(dim=0), *own] if len(own) > 1 else own)
+        return (all_own + torch.cat(found, dim=1)).clamp(min=0).sqrt()
+
+    def _sum(self, distances: torch.Tensor) -> torch.Tensor:
+        """Return the sum of distances ``(parts, N)``, each in its deviations, ``(N,)``."""
+        return (distances / self.part_deviations.to(distances.dtype)[:, None]).sum(dim=0)
 
 
 def largest_size(number: int) -> int:

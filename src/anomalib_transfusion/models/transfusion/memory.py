@@ -95,13 +95,13 @@ class FillsMemory(LightningModule):
             for vectors, candidates, held_out in vectors_of_images()
         ]
         random, others = (torch.cat(parts) for parts in zip(*found, strict=True))
-        typical = FeatureMemory(largest_size(len(random)), random.shape[1:]).to(random)
+        typical = FeatureMemory(largest_size(len(random)), memory.channels).to(random)
         typical.fill(random, others, covering)
         rarest = []
         for vectors, candidates, _ in vectors_of_images():
             rest = vectors[candidates[RANDOM_FOR_EACH * each :]]
             number = min(RAREST_FOR_EACH * each, len(rest))
-            rarest.append(rest[typical.distances(rest).topk(number).indices])
+            rarest.append(rest[typical.distances(rest)[0].topk(number).indices])
         number = memory.fill(random, others, covering, torch.cat(rarest))
         logger.info("The memory has %d feature vectors of %d training images.", number, len(positions))
 
