@@ -79,8 +79,8 @@ class DetectorMixin(  # type: ignore[misc]
     """
 
     model: Any
-    # Names of the parameters that the model's stride follows from.
-    stride_parameters: ClassVar[tuple[str, ...]]
+    # Names of the parameters that the stride follows from, for messages.
+    stride_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
