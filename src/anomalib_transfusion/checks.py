@@ -345,10 +345,11 @@ def check_image_size(size: tuple[int, int], stride: int, parameters: Mapping[str
     smaller = tuple(max(side // stride * stride, stride) for side in size)
     larger = tuple(-(-side // stride) * stride for side in size)
     nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (smaller, larger)))
-    origin = ", ".join(f"{name}={value}" for name, value in (parameters or {}).items())
+    values = ", ".join(f"{name}={value}" for name, value in (parameters or {}).items())
+    origin = f", which follows from {values}" if values else ""
     msg = (
         f"An image of {size[0]}x{size[1]} pixels (height x width) does not fit the network: both sides must be "
-        f"multiples of {stride}{f', which follows from {origin}' if origin else ''}. The nearest sizes are {nearest}; "
+        f"multiples of {stride}{origin}. The nearest sizes are {nearest}; "
         "set one with the Resize of the pre-processor."
     )
     raise ValueError(msg)

@@ -52,6 +52,11 @@ def restored(given, found):
 # fmt: off
 DRDC = [
     *in_module(
+        "checks.py",
+        refused("An image of {}x{} pixels", "40x40 pixels", "multiples of 16, which follows from backbone_layers=",
+                "32x32 or 48x48; set one with the Resize", image_size=(40, 40)),
+    ),
+    *in_module(
         "models/drdc/inpainting.py",
         refused("cell_sizes: cells of {} pixels", "cells of 5 pixels", "expected a divisor of both sides",
                 "Choose another cell size", cell_sizes=(5,)),

@@ -147,21 +147,22 @@ class FeatureMemory(nn.Module):
         """
         given, kept = self.normalized(vectors), self.vectors.to(vectors.dtype)
         compared = list(zip(given.split(self.channels, dim=1), kept.split(self.channels, dim=1), strict=True))
-        own = [part.square().sum(dim=1) for part, _ in compared]
-        others = [part.square().sum(dim=1) for _, part in compared]
+        kept_squares = [part.square().sum(dim=1) for _, part in compared]
         found = []
         for chunk in in_parts(items_at_a_time(given, MOST_DISTANCES // self.size), *(part for part, _ in compared)):
             # Of |g|^2 + |k|^2 - 2gk, the first term is the same for all k: one pass over the large matrix less.
-            squares = [
-                torch.addmm(other, part, kept_part.T, alpha=-2)
-                for part, other, (_, kept_part) in zip(chunk, others, compared, strict=True)
+            rest = [
+                torch.addmm(squares, part, kept_part.T, alpha=-2)
+                for part, squares, (_, kept_part) in zip(chunk, kept_squares, compared, strict=True)
             ]
-            alone = [part.amin(dim=1) for part in squares]
-            # In place: new matrices of this size take longer than the sum.
-            joint = reduce(torch.Tensor.add_, squares).amin(dim=1)
-            found.append(torch.stack([joint, *alone] if len(alone) > 1 else alone))
-        all_own = torch.stack([torch.stack(own).sum(dim=0), *own] if len(own) > 1 else own)
-        return (all_own + torch.cat(found, dim=1)).clamp(min=0).sqrt()
+            own = [part.square().sum(dim=1) for part in chunk]
+            nearest = [squares + part.amin(dim=1) for squares, part in zip(own, rest, strict=True)]
+            if len(compared) > 1:
+                # In place: new matrices of this size take longer than the sum.
+                joint = reduce(torch.Tensor.add_, rest).amin(dim=1)
+                nearest.insert(0, torch.stack(own).sum(dim=0) + joint)
+            found.append(torch.stack(nearest))
+        return torch.cat(found, dim=1).clamp(min=0).sqrt()
 
     def _sum(self, distances: torch.Tensor) -> torch.Tensor:
         """Return the sum of distances ``(parts, N)``, each in its deviations, ``(N,)``."""

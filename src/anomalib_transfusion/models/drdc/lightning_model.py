@@ -121,7 +121,6 @@ class Drdc(MeasuresNormalMaps, TwoRatesMixin, GraphExport, AnomalibModule):  # t
         "attention_levels",
     )
     weights_prefix = "model.refinement."
-    stride_parameters = ("backbone_layers", "feature_stride", "channel_multipliers")
     explanation = Explanation(ROW_NAMES, moments_of)
 
     def __init__(

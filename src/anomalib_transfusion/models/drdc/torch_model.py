@@ -113,7 +113,8 @@ class DrdcModel(nn.Module):
         self.base = BaseModel(**taken_by(BaseModel, given))
         self.refinement = Refinement(**taken_by(Refinement, given))
         self.stride: int = max(self.base.stride, self.refinement.denoiser.stride)
-        check_image_size((image_size[0], image_size[1]), self.stride)
+        origin = {name: given[name] for name in ("backbone_layers", "feature_stride", "channel_multipliers")}
+        check_image_size((image_size[0], image_size[1]), self.stride, origin)
         self.head = nn.Linear(self.base.channels, num_categories)
         # One row a category, the last one of all: for images of the null category.
         start = torch.tensor([0.0, 1, 0, 1]).view(1, 4, 1, 1)

@@ -95,7 +95,8 @@ class FillsMemory(LightningModule):
             for vectors, candidates, held_out in vectors_of_images()
         ]
         random, others = (torch.cat(parts) for parts in zip(*found, strict=True))
-        typical = FeatureMemory(largest_size(len(random)), memory.channels).to(random)
+        # As of one feature map, because only the distance in all channels is asked for.
+        typical = FeatureMemory(largest_size(len(random)), random.shape[1:]).to(random)
         typical.fill(random, others, covering)
         rarest = []
         for vectors, candidates, _ in vectors_of_images():
